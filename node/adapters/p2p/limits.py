@@ -1,0 +1,60 @@
+"""What one node bears of its peers: every bound of the p2p adapter with its reason. Knows no libp2p."""
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class P2pLimits:
+    """Bounds and deadlines. Times in seconds, sizes in bytes.
+
+    Attributes:
+        inbound: established connections that others opened. One costs some 60 KB and five tasks.
+        handshakes: inbound connections that have not yet shown who they are. One takes 3 ms of CPU.
+        inbound_per_address, handshakes_per_address: of one IPv4 address or one /64 of IPv6. A household or a class
+            room behind one address has fewer nodes.
+        per_peer: connections with one peer, both directions: two that dialled each other at once, and a margin for
+            one whose old connection is dead and not yet noticed. The oldest goes.
+        streams: streams that one connection's peer holds open with us. A neighbour has gossip, the directory and a
+            few of each protocol; 64 are prompts at once.
+        unread: of one stream. The credit that we give out begins at 256 KiB and is doubled for fast readers up to this.
+        handshake_seconds: from the accepted socket to the multiplexed connection. 200 ms round trips need 1.5 s.
+        negotiate_seconds: for naming the protocol of a new stream.
+        dial_seconds: for one address, from the SYN to the multiplexed connection.
+        dials: addresses tried at once; a peer has a handful.
+        dial_pause: no new attempt by libp2p itself so soon after all addresses of a peer failed.
+        idle_seconds: an inbound connection without any stream.
+        probe_seconds, probe_patience: how often a connection is asked whether it lives, and how long it may ponder.
+        stall_seconds: a connection whose socket takes no byte.
+        send_seconds: a stream whose reader takes no byte.
+        linger_seconds: after the last word of a handler, for the peer to read it and to finish too.
+        close_seconds: for the last words of a stream or a connection.
+        pooled: idle streams that are kept, per peer and protocol, for `pooled_seconds`.
+    """
+
+    inbound: int = 256
+    handshakes: int = 64
+    inbound_per_address: int = 32
+    handshakes_per_address: int = 16
+    per_peer: int = 3
+    streams: int = 96
+    unread: int = 1 * MIB
+    handshake_seconds: float = 5.0
+    negotiate_seconds: int = 5
+    dial_seconds: float = 5.0
+    dials: int = 8
+    dial_pause: float = 10.0
+    idle_seconds: float = 120.0
+    probe_seconds: float = 15.0
+    probe_patience: float = 15.0
+    stall_seconds: float = 5.0
+    send_seconds: float = 30.0
+    linger_seconds: float = 10.0
+    close_seconds: float = 1.0
+    pooled: int = 8
+    pooled_seconds: float = 60.0
+
+
+DEFAULT_LIMITS = P2pLimits()

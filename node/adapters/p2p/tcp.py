@@ -1,0 +1,138 @@
+"""TCP sockets to peers and from them, as libp2p's transport.
+
+One of the five files that import libp2p. Decides nothing: who may come in is the gate's to say, and whom to dial the
+dialer's.
+"""
+
+from collections.abc import Set as AbstractSet
+
+import trio
+from libp2p.abc import IListener, IRawConnection, ITransport
+from libp2p.custom_types import THandler
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.transport.exceptions import OpenConnectionError
+from libp2p.transport.tcp.tcp import TCPListener
+from multiaddr import Multiaddr
+
+from node.adapters.p2p.workarounds import Workaround
+from protocol.addresses import parse_address
+
+READ_AHEAD = 64 * 1024  # bytes: the longest message of the cipher
+BACKLOG = 256  # sockets that the kernel holds until they are accepted; Linux's own bound is 4096
+
+
+class TcpStream(TrioTCPStream):
+    """libp2p's stream, which tells the peer's address for IPv6 too, and reads ahead.
+
+    libp2p asks for the two bytes of a message's length and then for the message: each would be a system call and a
+    turn of the loop.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        super().__init__(stream)
+        self._ahead = bytearray()
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Return at most `n` bytes as soon as there are any; b"" at the end."""
+        if n is None or n <= 0:
+            return await super().read(n)
+        if not self._ahead:
+            data = await super().read(max(n, READ_AHEAD))
+            if len(data) <= n:
+                return data
+            self._ahead += data
+        data = bytes(self._ahead[:n])
+        del self._ahead[:n]
+        return data
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Return host and port; None once the socket is closed."""
+        if self._cached_remote_address is None:
+            try:
+                host, port, *_ = self.stream.socket.getpeername()
+            except OSError:
+                return None
+            self._cached_remote_address = (str(host), int(port))
+        return self._cached_remote_address
+
+
+class Tcp(ITransport):
+    """TCP and nothing else; a port belongs to one process."""
+
+    def __init__(self, disabled: AbstractSet[Workaround]) -> None:
+        self._disabled = disabled
+        self.failure: OSError | None = None  # why the last listener could not be had
+
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """Connect; names are resolved by the system."""
+        address = parse_address(str(maddr))
+        if address is None:
+            raise OpenConnectionError("no address that this node dials")
+        try:
+            stream = await trio.open_tcp_stream(address.host, address.port)
+        except OSError as error:
+            raise OpenConnectionError(words(error)) from error
+        return RawConnection(TcpStream(stream), True)
+
+    def create_listener(self, handler_function: THandler) -> IListener:
+        """Make a listener that hands every socket to `handler_function`."""
+        if Workaround.OWN_PORT in self._disabled:
+            return TCPListener(handler_function)
+        return _Listener(handler_function, self)
+
+    def can_dial(self, maddr: Multiaddr) -> bool:
+        """Whether it is an address that this node dials."""
+        return parse_address(str(maddr)) is not None
+
+    def can_listen(self, maddr: Multiaddr) -> bool:
+        """Whether it is an address that this node can listen at."""
+        return str(maddr).startswith(("/ip4/", "/ip6/"))
+
+    def protocols(self) -> list[str]:
+        """Return what libp2p filters addresses by."""
+        return ["tcp"]
+
+
+class _Listener(IListener):
+    def __init__(self, handler: THandler, transport: Tcp) -> None:
+        self._handler = handler
+        self._transport = transport
+        self._sockets: list[trio.SocketListener] = []
+        self._scope = trio.CancelScope()
+        self.background_nursery: trio.Nursery | None = None  # the network sets it
+
+    async def listen(self, maddr: Multiaddr) -> None:
+        _, _, host, _, port = str(maddr).split("/")[:5]
+        try:
+            self._sockets = await trio.open_tcp_listeners(int(port), host=host, backlog=BACKLOG)
+        except OSError as error:
+            self._transport.failure = error
+            raise OpenConnectionError(words(error)) from error
+        assert self.background_nursery is not None  # noqa: S101 -- the network runs
+        self.background_nursery.start_soon(self._accept)
+
+    async def _accept(self) -> None:
+        with self._scope:
+            await trio.serve_listeners(self._serve, self._sockets)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        await self._handler(TcpStream(stream))
+
+    def get_addrs(self) -> tuple[Multiaddr, ...]:
+        return tuple(_multiaddr(*each.socket.getsockname()[:2]) for each in self._sockets)
+
+    async def close(self) -> None:
+        self._scope.cancel()
+        for each in self._sockets:
+            await each.aclose()
+
+
+def _multiaddr(host: str, port: int) -> Multiaddr:
+    return Multiaddr(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}")
+
+
+def words(error: BaseException) -> str:
+    """Return what an error says, short."""
+    text = str(error) or type(error).__name__
+    return text[:200]

@@ -1,0 +1,140 @@
+"""The operating system: memory, disk, cores, who holds a port, the clock's health, private folders, the node's lock.
+
+One foreign library: `psutil`. Keeps the `Machine` port.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from node.errors import Unavailable
+
+
+class LocalMachine:
+    """The machine that this process runs on."""
+
+    def disk_free(self, path: str) -> int:
+        """Bytes free for this user where `path` lies or would lie."""
+        place = Path(path)
+        while not place.exists():
+            place = place.parent
+        return psutil.disk_usage(str(place)).free
+
+    def memory_total(self) -> int:
+        """Bytes of RAM, or the control group's limit where that is lower."""
+        total = psutil.virtual_memory().total
+        return min(total, _cgroup_memory_limit() or total)
+
+    def memory_available(self) -> int:
+        """Bytes that can be had without swapping."""
+        return min(psutil.virtual_memory().available, self.memory_total())
+
+    def cpu_cores(self) -> int:
+        """Cores in this process's affinity mask."""
+        return len(os.sched_getaffinity(0))
+
+
+def _cgroup_memory_limit() -> int | None:
+    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            text = file.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return int(text)
+    return None
+
+
+def port_owner(port: int) -> str | None:
+    """Say which process listens on a TCP port ("nginx, pid 812"); None where that cannot be seen."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except (psutil.Error, OSError):
+        return None
+    for connection in connections:
+        here = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        if here and connection.pid:
+            try:
+                return f"{psutil.Process(connection.pid).name()}, pid {connection.pid}"
+            except psutil.Error:
+                return f"pid {connection.pid}"
+    return None
+
+
+def port_free(host: str, port: int) -> bool:
+    """Whether this process could listen on the address now.
+
+    Raises:
+        OSError: the address is none of this machine's, or the port is for root alone.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+    return True
+
+
+def clock_synchronised() -> bool | None:
+    """Whether the kernel's clock is kept by NTP or the like (adjtimex(2)); None where that cannot be seen."""
+    time_error = 5  # the call's result when the clock is not synchronised
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        state = libc.adjtimex(ctypes.create_string_buffer(512))  # modes = 0: only asks
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else state != time_error
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder that only this user may enter, or check that it is one.
+
+    Raises:
+        Unavailable: it belongs to somebody else, or is open to others: a stranger could answer in the node's name.
+    """
+    try:
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise Unavailable(f"cannot make {folder}: {error.strerror}", remedy="set XDG_RUNTIME_DIR") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise Unavailable(f"{folder} belongs to somebody else", remedy="set XDG_RUNTIME_DIR to a folder of your own")
+    if status.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
+@contextmanager
+def node_lock(file: Path) -> Iterator[None]:
+    """Hold the lock that makes this the only node on its data folder. The kernel frees it when the process ends.
+
+    Raises:
+        Unavailable: another node has it, with its pid.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with file.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            pid = handle.read(32).strip() or "unknown"
+            raise Unavailable(
+                f"a node already runs on {file.parent} (pid {pid})",
+                remedy="`metainf status` shows it; use another --data-dir for a second node",
+            ) from error
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        yield

@@ -1,0 +1,67 @@
+"""The `metainf` command: its verbs, and how an error becomes words and an exit code.
+
+Imports neither torch nor libp2p nor vllm, and nothing of a running node: `metainf --help` is instant.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+
+from node.cli.api_keys import api_key
+from node.cli.config import config
+from node.cli.doctor import doctor
+from node.cli.keys import key
+from node.cli.options import VERSION
+from node.cli.talk import ask, models, status
+from node.cli.up import up
+from node.errors import ExitCode, NodeError
+
+
+@click.group(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+def metainf() -> None:
+    """Run a node that serves language models through an OpenAI-compatible API, and talk to it.
+
+    \b
+      metainf up                start the node in the foreground
+      metainf ask "Why?"        ask the running node
+      metainf status            what it is doing
+      metainf doctor            what is wrong, and what to do
+    """  # noqa: D301 -- click's mark for text that is not to be re-wrapped
+
+
+@metainf.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def version(as_json: bool) -> None:
+    """Print the version."""
+    click.echo(json.dumps({"version": VERSION}) if as_json else f"metainf {VERSION}")
+
+
+for verb in (up, status, models, ask, doctor, config, key, api_key):
+    metainf.add_command(verb)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; return its exit code. No arguments: help, and nothing is started."""
+    try:
+        code = metainf.main(list(arguments), prog_name="metainf", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help_wanted:
+        click.echo(help_wanted.format_message())
+        return ExitCode.OK if not arguments else ExitCode.USAGE
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except click.Abort:
+        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # `metainf status | head`
+        sys.stderr.close()
+        return ExitCode.OK
+    except NodeError as error:
+        click.secho(f"error: {error.message}", err=True, fg="red")
+        if error.remedy:
+            click.echo(f"   do: {error.remedy}", err=True)
+        return error.exit_code
+    return code if isinstance(code, int) else ExitCode.OK

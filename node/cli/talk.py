@@ -1,0 +1,133 @@
+"""`metainf status`, `models`, `ask`: verbs that speak to the running node over its control socket."""
+
+import json
+import sys
+from collections.abc import Iterator
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node.cli import control_client
+from node.cli.options import data_dir_option, json_option, places_of
+from node.errors import NodeError, Unavailable
+
+MAX_STDIN_BYTES = 32 << 20  # as large as the API takes a body
+
+
+@click.command()
+@data_dir_option
+@json_option
+def status(data_dir: Path | None, as_json: bool) -> None:
+    """Show what the running node is doing."""
+    facts = control_client.get_json(places_of(data_dir).control_socket, "/status")
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    engine, requests = facts["engine"], facts["requests"]
+    click.echo(f"node      {facts['name'] or facts['peer_id']}")
+    click.echo(f"peer id   {facts['peer_id']}")
+    click.echo(f"up        {_duration(facts['uptime_s'])}, version {facts['version']}")
+    click.echo(f"api       {facts['api_url']}")
+    click.echo(f"engine    {engine['state']}: {engine['reason']}")
+    if engine["model"]:
+        click.echo(f"model     {engine['model']}, strategy {engine['strategy']}")
+    if engine["restarts"]:
+        click.echo(f"restarts  {engine['restarts']}")
+    for line in engine["log_tail"]:
+        click.echo(f"          | {line}")
+    counts = ", ".join(f"{value} {name}" for name, value in requests.items())
+    click.echo(f"requests  {counts}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+@click.command()
+@data_dir_option
+@json_option
+def models(data_dir: Path | None, as_json: bool) -> None:
+    """List the models that the running node answers for."""
+    answer = control_client.get_json(places_of(data_dir).control_socket, "/v1/models")
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for model in answer["data"]:
+        length = model.get("max_model_len")
+        click.echo(f"{model['id']}" + (f"   up to {length} tokens" if length else ""))
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("--model", help="Which model; default: the node's own.")
+@click.option("--system", help="A system message.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Longest answer.")
+@click.option("--temperature", type=click.FloatRange(0, 2))
+@click.option("--timeout", type=click.FloatRange(min=1), help="Seconds without a byte after which to give up.")
+@data_dir_option
+@json_option
+def ask(
+    prompt: str | None,
+    model: str | None,
+    system: str | None,
+    max_tokens: int,
+    temperature: float | None,
+    timeout: float | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Ask the running node, and stream the answer to the terminal. Without PROMPT it is read from standard input."""
+    socket_path = places_of(data_dir).control_socket
+    text = prompt if prompt is not None else sys.stdin.read(MAX_STDIN_BYTES)
+    if not text.strip():
+        raise click.UsageError("nothing to ask: give a PROMPT, or pipe one in")
+    model = model or _first_model(socket_path)
+    messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": text}]
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": not as_json, "max_tokens": max_tokens}
+    body |= {"temperature": temperature} if temperature is not None else {}
+    with control_client.request(socket_path, "POST", "/v1/chat/completions", body, timeout=timeout) as response:
+        if response.status != 200:
+            raise _refusal(response)
+        if as_json:
+            click.echo(response.read().decode())
+            return
+        for piece in _pieces(response):
+            click.echo(piece, nl=False)
+            sys.stdout.flush()
+    click.echo()
+
+
+def _first_model(socket_path: Path) -> str:
+    listed = control_client.get_json(socket_path, "/v1/models")["data"]
+    if not listed:
+        raise Unavailable("the node serves no model at the moment", remedy="`metainf status` says why")
+    return str(listed[0]["id"])
+
+
+def _refusal(response: HTTPResponse) -> NodeError:
+    try:
+        return control_client.error_in(json.loads(response.read()), response.status)
+    except ValueError:
+        return control_client.error_in(None, response.status)
+
+
+def _pieces(response: HTTPResponse) -> Iterator[str]:
+    """Yield the answer's text as it comes.
+
+    Raises:
+        Unavailable: the answer broke off, with what the node says of it.
+    """
+    for line in response:
+        data = line.removeprefix(b"data: ").strip()
+        if not line.startswith(b"data: ") or data == b"[DONE]":
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            click.echo()
+            raise control_client.error_in(event, 500)
+        for choice in event.get("choices", ()):
+            yield choice.get("delta", {}).get("content") or ""

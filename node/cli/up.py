@@ -1,0 +1,54 @@
+"""`metainf up`: start a node in the foreground."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node.cli.options import config_option, data_dir_option, places_of
+
+
+@click.command()
+@click.option("--model", help='A folder, a hub id, or "embedded" (the default): SmolLM2-135M-Instruct, no hub needed.')
+@click.option("--no-engine", is_flag=True, help="Run no engine.")
+@click.option("--engine-url", help="Speak for the OpenAI server at this URL instead of running an engine.")
+@click.option("--http", "bind", metavar="HOST:PORT", help="Where the API listens; port 0 takes any. [127.0.0.1:8470]")
+@click.option("--name", help="What people call this node.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, as in `config show`.")
+@click.option("--yes", is_flag=True, help="Agree to what the first start would ask.")
+@click.option("--json-events", is_flag=True, help="Lifecycle as JSON lines on standard output.")
+@config_option
+@data_dir_option
+def up(
+    model: str | None,
+    no_engine: bool,
+    engine_url: str | None,
+    bind: str | None,
+    name: str | None,
+    assignments: tuple[str, ...],
+    yes: bool,
+    json_events: bool,
+    config_file: Path | None,
+    data_dir: Path | None,
+) -> int:
+    """Start a node in the foreground. Ctrl-C finishes what runs and stops it; twice, at once."""
+    if sum((model is not None, no_engine, engine_url is not None)) > 1:
+        raise click.UsageError("--model, --no-engine and --engine-url exclude each other")
+    command_line: dict[str, object] = {
+        "engine.model": model,
+        "engine.enabled": False if no_engine else None,
+        "engine.url": engine_url,
+        "api.bind": bind,
+        "node.name": name,
+        **dict(_assignment(text) for text in assignments),
+    }
+    from node.cli.start import start  # the quick verbs must not pay for it
+
+    return start(places_of(data_dir), config_file, command_line, yes=yes, json_events=json_events)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--set wants KEY=VALUE, not {text!r}")
+    return key.strip(), value

@@ -1,0 +1,1 @@
+"""Decisions: events and the time go in, values come out. Nothing here waits, reads or writes."""

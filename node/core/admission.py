@@ -1,0 +1,208 @@
+"""Who may use the engine now, who waits for a turn and who is sent away: slots, a bounded queue, fair turns.
+
+Knows no engine, task or clock: arrivals and endings go in with the time, decisions come out. Whoever holds a
+ticket gives it back with `release`, whether it ran, waited or had already been dropped; that is the whole contract.
+
+Turns are taken by: the owner first; then whoever has waited for half of the longest wait (so that a stream of
+newcomers with nothing running cannot starve anybody); then whoever has least running; then first come, first
+served. When the queue is full, a lighter requester displaces the youngest ticket of the heaviest, so that one
+client cannot close the door on the others by filling the queue.
+"""
+
+import math
+from collections import Counter, deque
+from dataclasses import dataclass
+from enum import Enum
+
+from node.core.prompt import Requester, RequesterKind
+
+# Retry-After, seconds. Below one there is nothing to write; a client told more than a minute rather goes away.
+SHORTEST_RETRY = 1
+LONGEST_RETRY = 60
+UNKNOWN_RETRY = 5  # before two answers have ended there is no rate to tell the truth from
+RATE_MEMORY = 32  # endings that the rate is taken over: enough to be steady, few enough to follow a change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionLimits:
+    """How much at once.
+
+    Attributes:
+        running: prompts at the engine together; vLLM queues beyond its `max_num_seqs`, unfairly, so keep to it.
+        waiting: tickets in the queue.
+        longest_wait: seconds in the queue after which a client is told to come back.
+    """
+
+    running: int = 64
+    waiting: int = 256
+    longest_wait: float = 60.0
+
+
+class Decline(Enum):
+    """Why a prompt gets no turn."""
+
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DISPLACED = "displaced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A claim to a turn. `until` is the time at which waiting for it ends."""
+
+    number: int
+    requester: Requester
+    arrived: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """Go ahead."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """Wait until the ticket is admitted, or its time has come. `displaced` lost its place for it."""
+
+    ticket: Ticket
+    displaced: Ticket | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declined:
+    """No turn, and when (whole seconds) it is worth asking again."""
+
+    reason: Decline
+    retry_after: int
+
+
+class Admission:
+    """The state of the slots and of the queue."""
+
+    def __init__(self, limits: AdmissionLimits) -> None:
+        self._limits = limits
+        self._next_number = 1
+        self._running: dict[int, Ticket] = {}
+        self._waiting: dict[int, Ticket] = {}
+        self._running_of: Counter[Requester] = Counter()
+        self._waiting_of: Counter[Requester] = Counter()
+        self._endings: deque[float] = deque(maxlen=RATE_MEMORY)
+
+    @property
+    def running(self) -> int:
+        """Tickets that hold a slot."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Tickets in the queue."""
+        return len(self._waiting)
+
+    def holds_slot(self, ticket: Ticket) -> bool:
+        """Tell whether a ticket has been admitted and not yet given back."""
+        return ticket.number in self._running
+
+    def running_of(self, requester: Requester) -> int:
+        """Slots that one requester holds."""
+        return self._running_of[requester]
+
+    def arrive(self, requester: Requester, now: float) -> Admitted | Queued | Declined:
+        """Decide over a prompt that has come."""
+        ticket = Ticket(
+            number=self._next_number,
+            requester=requester,
+            arrived=now,
+            until=now + self._limits.longest_wait,
+        )
+        if len(self._running) < self._limits.running and not self._waiting:
+            self._next_number += 1
+            self._start(ticket)
+            return Admitted(ticket=ticket)
+        displaced = None
+        if len(self._waiting) >= self._limits.waiting:
+            displaced = self._heaviest(requester)
+            if displaced is None:
+                return Declined(reason=Decline.QUEUE_FULL, retry_after=self.retry_after(now))
+            self._forget_waiting(displaced)
+        self._next_number += 1
+        self._waiting[ticket.number] = ticket
+        self._waiting_of[requester] += 1
+        return Queued(ticket=ticket, displaced=displaced)
+
+    def release(self, ticket: Ticket, now: float) -> tuple[Ticket, ...]:
+        """Give a ticket back; returns those that are admitted in its place, in the order of their turns."""
+        if ticket.number in self._running:
+            del self._running[ticket.number]
+            _less(self._running_of, ticket.requester)
+            self._endings.append(now)
+        elif ticket.number in self._waiting:
+            self._forget_waiting(ticket)
+        return self._fill(now)
+
+    def expire(self, now: float) -> tuple[Ticket, ...]:
+        """Drop and return those that have waited as long as anybody may, oldest first."""
+        late = tuple(ticket for ticket in self._waiting.values() if ticket.until <= now)
+        for ticket in late:
+            self._forget_waiting(ticket)
+        return late
+
+    def resize(self, limits: AdmissionLimits, now: float) -> tuple[Ticket, ...]:
+        """Change the limits (another strategy batches otherwise). Nobody loses a place already given."""
+        self._limits = limits
+        return self._fill(now)
+
+    def retry_after(self, now: float) -> int:
+        """Whole seconds after which the queue as it stands will have been served, by the rate seen of late."""
+        if len(self._endings) < 2:
+            return UNKNOWN_RETRY
+        # To `now`, not to the last ending: while nothing ends, the estimate grows as it should.
+        seconds = max(now - self._endings[0], 1e-3)
+        rate = len(self._endings) / seconds
+        return min(max(math.ceil((len(self._waiting) + 1) / rate), SHORTEST_RETRY), LONGEST_RETRY)
+
+    def _start(self, ticket: Ticket) -> None:
+        self._running[ticket.number] = ticket
+        self._running_of[ticket.requester] += 1
+
+    def _forget_waiting(self, ticket: Ticket) -> None:
+        del self._waiting[ticket.number]
+        _less(self._waiting_of, ticket.requester)
+
+    def _fill(self, now: float) -> tuple[Ticket, ...]:
+        admitted: list[Ticket] = []
+        while self._waiting and len(self._running) < self._limits.running:
+            ticket = min(self._waiting.values(), key=lambda waiting: self._turn(waiting, now))
+            self._forget_waiting(ticket)
+            self._start(ticket)
+            admitted.append(ticket)
+        return tuple(admitted)
+
+    def _turn(self, ticket: Ticket, now: float) -> tuple[bool, bool, int, int]:
+        """Sorts the queue; least is next. A scan of 256 tickets costs less than the token it waits for."""
+        stranger = ticket.requester.kind is not RequesterKind.OWNER
+        fresh = now - ticket.arrived < (ticket.until - ticket.arrived) / 2
+        load = self._running_of[ticket.requester] if fresh else 0
+        return stranger, fresh, load, ticket.number
+
+    def _heaviest(self, newcomer: Requester) -> Ticket | None:
+        """Whom a newcomer may displace: the youngest ticket of whoever waits with most, if that is fairer."""
+        owner = newcomer.kind is RequesterKind.OWNER
+        youngest: Ticket | None = None
+        most = 0 if owner else self._waiting_of[newcomer] + 1
+        for ticket in self._waiting.values():
+            count = self._waiting_of[ticket.requester]
+            if ticket.requester.kind is RequesterKind.OWNER or ticket.requester == newcomer:
+                continue
+            if count > most or (youngest is not None and count == most):
+                youngest, most = ticket, count
+        return youngest
+
+
+def _less(counts: Counter[Requester], requester: Requester) -> None:
+    """Count one down and forget zeros: requesters are many, and strangers choose their names."""
+    counts[requester] -= 1
+    if counts[requester] <= 0:
+        del counts[requester]

@@ -1,0 +1,96 @@
+"""Errors by whose fault they are, and with what a person should do about them.
+
+Ours (a bug): any other exception; the node crashes and says where. A peer's: `RemoteProtocolError`.
+The client's or the moment's: `Refused`. The world's (engine, disk, driver): the classes below, translated where
+they arise. What a person sees says what happened, why it may have, and what to do now.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line (conventions: sysexits where one fits)."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    RESTART_WANTED = 3
+    UNAVAILABLE = 69
+    TEMPORARY = 75
+    CONFIG = 78
+    INTERRUPTED = 130
+
+
+class NodeError(Exception):
+    """An error that is shown to a person."""
+
+    exit_code = ExitCode.FAILURE
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+class ConfigError(NodeError):
+    """The configuration is wrong: nothing was started."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class Unavailable(NodeError):
+    """Something that the node needs is not to be had: a port, a file, a running node."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class EngineUnavailable(NodeError):
+    """The engine cannot be started. `permanent` when trying again without a change cannot help."""
+
+    def __init__(self, message: str, *, remedy: str = "", permanent: bool = False) -> None:
+        super().__init__(message, remedy=remedy)
+        self.permanent = permanent
+
+
+class Broken(NodeError):
+    """An answer that had been promised will not come whole: its engine or connection died."""
+
+
+class Unreached(Broken):
+    """Nobody was asked: no connection could be had. Nothing was done, so asking again or elsewhere is safe."""
+
+
+class Unreachable(NodeError):
+    """A peer cannot be talked to: no address of it answers, or it is somebody else who does."""
+
+
+class NotSpoken(Unreachable):
+    """The peer is there, and does not speak the protocol."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a prompt is not taken, in terms of the API.
+
+    Attributes:
+        status: the HTTP status.
+        type: the `type` of the OpenAI error envelope, which clients switch on.
+        code: the `code` of the envelope; None leaves it null.
+        retry_after: whole seconds after which it is worth asking again; None where asking again will not help.
+    """
+
+    status: int
+    type: str
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+
+class Refused(Exception):
+    """A prompt was not taken; nothing was done for it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal

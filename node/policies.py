@@ -1,0 +1,142 @@
+"""What the node is to do: the settings, translated into the terms of those who act on them.
+
+Checks what no single setting can say (a bind beyond loopback wants a key). Pure: builds nothing, starts nothing.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from node.adapters.engine.vllm import default_served_name
+from node.adapters.http_server.connection import ServerLimits
+from node.core.address import BindAddress
+from node.core.admission import AdmissionLimits
+from node.core.quota import QuotaLimits
+from node.core.strategy import EXTERNAL, InvalidStrategy, Strategy, from_plain
+from node.errors import ConfigError
+from node.http.auth import ApiKey
+from node.http.config import HttpLimits
+from node.places import Places
+from node.ports import LaunchPlan
+from node.services.tend import TendLimits
+from node.settings import ApiKey as SettingsApiKey
+from node.settings import EngineSection, Settings
+
+# What examples and other servers' documentation use as keys: whoever tries these gets in everywhere.
+WELL_KNOWN_KEYS = frozenset(
+    hashlib.sha256(key.encode()).hexdigest()
+    for key in (
+        *("", "none", "null", "key", "test", "empty", "EMPTY", "dummy", "secret", "password", "changeme", "admin"),
+        *("token-abc123", "sk-1234", "sk-123", "sk-xxx", "sk-test", "sk-no-key-required", "not-needed", "ollama"),
+        *("lm-studio", "vllm", "metainf", "123456", "1234", "apikey", "api-key", "your-api-key", "YOUR_API_KEY"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """What the node is to do: the settings, in the terms of those who act on them."""
+
+    name: str | None
+    version: str
+    plan: LaunchPlan
+    tend: TendLimits
+    drain: float  # seconds that running prompts have at the end
+    admission: AdmissionLimits
+    api: BindAddress
+    control_socket: Path
+    keys: tuple[ApiKey, ...]
+    http: HttpLimits
+    server: ServerLimits
+
+
+def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
+    """Translate the settings into the terms of those who act on them.
+
+    Raises:
+        ConfigError: values that are each well-formed, but not together.
+    """
+    engine, api = settings.engine, settings.api
+    try:
+        bind = BindAddress.parse(api.bind)
+    except ValueError as error:
+        raise ConfigError(f"api.bind: {error}", remedy="write it as 127.0.0.1:8470 or [::1]:8470") from error
+    keys = tuple(_api_key(key) for key in api.keys)
+    if not bind.loopback and not keys:
+        raise ConfigError(
+            f"the API would be open to every machine that reaches {bind}, without a key",
+            remedy="make one with `metainf api-key add NAME`, or keep to loopback: --http 127.0.0.1:8470",
+        )
+    return Policies(
+        name=settings.node.name,
+        version=version,
+        plan=_plan(engine),
+        tend=TendLimits(start_timeout=engine.start_timeout_s, hang_after=engine.hang_after_s),
+        drain=engine.drain_s,
+        admission=AdmissionLimits(
+            running=engine.max_running, waiting=engine.max_queued, longest_wait=engine.queue_timeout_s
+        ),
+        api=bind,
+        control_socket=where.control_socket,
+        keys=keys,
+        http=HttpLimits(
+            body_bytes=api.max_body_bytes,
+            allow_remote_media=api.allow_remote_media,
+            show_node=api.show_identity,
+            origins=api.cors_origins,
+        ),
+        server=ServerLimits(
+            connections=api.max_connections,
+            connections_per_address=api.max_connections_per_address,
+            head_seconds=api.head_timeout_s,
+            body_idle_seconds=api.body_timeout_s,
+            grace_seconds=engine.drain_s,
+        ),
+    )
+
+
+def _plan(engine: EngineSection) -> LaunchPlan:
+    return LaunchPlan(
+        model=engine.model,
+        # A server elsewhere is asked for its own names.
+        served_name=engine.served_name or ("" if engine.url is not None else default_served_name(engine.model)),
+        strategy=EXTERNAL if engine.url is not None else _strategy(engine),
+        max_model_len=engine.max_model_len,
+        kv_cache_bytes=engine.kv_cache_bytes,
+        dtype=engine.dtype,
+        extra_arguments=engine.extra_arguments,
+    )
+
+
+def _strategy(engine: EngineSection) -> Strategy:
+    chosen = msgspec.structs.asdict(engine.strategy)
+    method, tokens = chosen.pop("speculation_method"), chosen.pop("speculation_tokens")
+    if (method is None) != (tokens is None):
+        raise ConfigError(
+            "engine.strategy: speculation wants both a method and a number of tokens",
+            remedy="set speculation_method and speculation_tokens, or neither",
+        )
+    plain = {name: value for name, value in chosen.items() if value is not None}
+    if method is not None:
+        plain["speculation"] = {"method": method, "tokens": tokens}
+    try:
+        return from_plain(plain)
+    except InvalidStrategy as error:
+        raise ConfigError(f"engine.strategy: {error}", remedy="see deploy/example.toml") from error
+
+
+def _api_key(key: SettingsApiKey) -> ApiKey:
+    if key.sha256 in WELL_KNOWN_KEYS:
+        remedy = "make one of your own: metainf api-key add NAME"
+        raise ConfigError(f"the API key {key.name!r} is one that everybody knows", remedy=remedy)
+    return ApiKey(
+        name=key.name,
+        sha256=bytes.fromhex(key.sha256),
+        limits=QuotaLimits(
+            requests_per_minute=key.requests_per_minute,
+            tokens_per_minute=key.tokens_per_minute,
+            concurrent=key.concurrent,
+        ),
+    )

@@ -1,0 +1,1 @@
+"""The wire: bytes and values, and nothing that waits, listens or tells the time."""

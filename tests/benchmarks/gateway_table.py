@@ -1,0 +1,97 @@
+"""What the measurements of gateways say: medians of paired rounds, as ratios. Pure: rows in, text out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+DIRECT = "direct"
+YARDSTICK = "nginx"  # a gateway in C, about as cheap as one gets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One gateway, one concurrency, one round: whole answers and streams. Seconds, per request or per event.
+
+    Attributes:
+        p50: of a whole answer, from the request's first byte to the answer's last.
+        stream_p50: of a stream, to the first byte of its body.
+        cpu: the gateway's CPU for one whole answer.
+        cpu_event: its CPU for one streamed event, the share of a whole answer's taken off.
+        rate: whole answers per second.
+    """
+
+    front: str
+    concurrency: int
+    round: int
+    p50: float
+    stream_p50: float
+    cpu: float
+    cpu_event: float
+    rate: float
+
+
+HEADINGS = (
+    "gateway",
+    "added p50 µs",  # of a whole answer, over `direct`
+    "p50 / direct",
+    "added first µs",  # of a stream, to its first event
+    "CPU/request µs",
+    "/ nginx",
+    "CPU/event µs",
+    "/ nginx",
+    "requests/s",
+)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return one table for each concurrency.
+
+    Each round of a gateway is set against the same round of `direct` (for latency) and of the yardstick (for CPU);
+    what is shown is the median of those, so that a slow minute of the machine weighs on all alike.
+    """
+    parts: list[str] = []
+    for concurrency in sorted({row.concurrency for row in rows}):
+        here = [row for row in rows if row.concurrency == concurrency]
+        rounds = len({row.round for row in here})
+        parts.append(f"{concurrency} at once, median of {rounds} rounds")
+        lines = [HEADINGS, *(_line(front, here) for front in dict.fromkeys(row.front for row in here))]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+        parts += ["  ".join(_padded(line, widths)) for line in lines]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _padded(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    first, *others = zip(line, widths, strict=True)
+    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+
+
+def _line(front: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    own = [row for row in rows if row.front == front]
+    rate = f"{median(row.rate for row in own):.0f}"
+    if front == DIRECT:
+        return (front, *("-" for _ in HEADINGS[2:]), rate)
+    direct = {row.round: row for row in rows if row.front == DIRECT}
+    stick = {row.round: row for row in rows if row.front == YARDSTICK}
+    beside_direct = [(row, direct[row.round]) for row in own if row.round in direct]
+    beside_stick = [(row, stick[row.round]) for row in own if row.round in stick]
+    return (
+        front,
+        _micro([row.p50 - base.p50 for row, base in beside_direct]),
+        _ratio([(row.p50, base.p50) for row, base in beside_direct]),
+        _micro([row.stream_p50 - base.stream_p50 for row, base in beside_direct]),
+        _micro([row.cpu for row in own]),
+        _ratio([(row.cpu, base.cpu) for row, base in beside_stick]),
+        _micro([row.cpu_event for row in own]),
+        _ratio([(row.cpu_event, base.cpu_event) for row, base in beside_stick]),
+        rate,
+    )
+
+
+def _micro(seconds: Sequence[float]) -> str:
+    return f"{median(seconds) * 1e6:.0f}" if seconds else "?"
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> str:
+    ratios = [value / base for value, base in pairs if base > 0]
+    return f"{median(ratios):.1f}" if ratios else "?"

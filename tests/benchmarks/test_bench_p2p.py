@@ -1,0 +1,13 @@
+"""The benchmark runs, in its short form."""
+
+import pytest
+
+from tests.benchmarks.bench_p2p import QUICK, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+
+
+def test_every_figure_is_taken() -> None:
+    row = run(QUICK)
+    assert len(row) == 10
+    assert all(value > 0 for value in row.values()), row

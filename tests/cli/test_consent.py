@@ -1,0 +1,58 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+
+from node.cli.consent import Intent, obtain, words
+
+LOCAL = Intent(engine="vLLM", bind="127.0.0.1:8470", beyond_loopback=False, keys=0, downloads=False)
+OPEN = replace(LOCAL, bind="0.0.0.0:8470", beyond_loopback=True, keys=2)
+
+
+def test_the_first_start_says_what_happens_and_keeps_the_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "data" / "consent.json"
+    obtain(file, LOCAL, yes=True, terminal=False)
+    said = capsys.readouterr().err
+    assert "run vLLM" in said
+    assert "programs on this machine alone" in said
+    assert json.loads(file.read_text())["how"] == "--yes"
+    obtain(file, LOCAL, yes=False, terminal=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_no_starts_nothing_and_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(click, "confirm", lambda *_args, **_more: False)
+    with pytest.raises(click.Abort):
+        obtain(tmp_path / "consent.json", LOCAL, yes=False, terminal=True)
+    assert not (tmp_path / "consent.json").exists()
+
+
+def test_without_a_terminal_it_goes_on_and_notes_that_nobody_was_asked(tmp_path: Path) -> None:
+    obtain(tmp_path / "consent.json", LOCAL, yes=False, terminal=False)
+    assert json.loads((tmp_path / "consent.json").read_text())["how"] == "nobody to ask"
+
+
+def test_reaching_further_than_agreed_is_asked_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "consent.json"
+    obtain(file, LOCAL, yes=True, terminal=False)
+    capsys.readouterr()
+    obtain(file, OPEN, yes=True, terminal=False)
+    assert "any machine that reaches 0.0.0.0:8470" in capsys.readouterr().err
+    obtain(file, LOCAL, yes=False, terminal=False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 9, "accepted": true}', "\x00"])
+def test_a_damaged_answer_is_no_answer(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "consent.json").write_text(content)
+    obtain(tmp_path / "consent.json", LOCAL, yes=True, terminal=False)
+    assert "first start" in capsys.readouterr().err
+
+
+def test_downloads_are_announced() -> None:
+    assert "may download" in words(replace(LOCAL, downloads=True), Path("/data"))
+    assert "Nothing leaves this machine" in words(LOCAL, Path("/data"))

@@ -1,0 +1,119 @@
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.conftest import CannedNode
+
+Metainf = Callable[..., tuple[int, str, str]]
+
+STATUS = {
+    "peer_id": "12D3KooWexample",
+    "name": "attic",
+    "swarm": "public",
+    "version": "0.1.0",
+    "uptime_s": 3725.0,
+    "api_url": "http://127.0.0.1:8470/v1",
+    "engine": {
+        "state": "backoff",
+        "model": "tiny",
+        "strategy": "default",
+        "reason": "killed by signal 9",
+        "log_tail": ["last words"],
+        "restarts": 2,
+    },
+    "requests": {"running": 1, "served": 2, "failed": 3, "resumed": 0},
+}
+
+
+def sse(*events: object) -> bytes:
+    lines = [b"data: " + (event if isinstance(event, bytes) else json.dumps(event).encode()) for event in events]
+    return b"\n\n".join(lines) + b"\n\n"
+
+
+def delta(text: str) -> dict[str, object]:
+    return {"choices": [{"index": 0, "delta": {"content": text}}]}
+
+
+def test_without_a_node_each_verb_says_so_and_how_to_start_one(metainf: Metainf) -> None:
+    for verb in (["status"], ["models"], ["ask", "why"]):
+        code, out, err = metainf(*verb)
+        assert (code, out) == (69, "")
+        assert "no node is running" in err
+        assert "metainf up" in err
+
+
+def test_status_tells_the_state_of_the_engine_and_why(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("GET", "/status", STATUS)
+    code, out, _ = metainf("status")
+    assert code == 0
+    for words in ("attic", "1 h 2 min", "backoff: killed by signal 9", "| last words", "1 running", "restarts  2"):
+        assert words in out
+
+
+def test_status_as_json_is_the_node_s_own_document(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("GET", "/status", STATUS)
+    assert json.loads(metainf("status", "--json")[1]) == STATUS
+
+
+def test_models_are_listed_with_their_length(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("GET", "/v1/models", {"data": [{"id": "tiny", "max_model_len": 2048}]})
+    assert "tiny   up to 2048 tokens" in metainf("models")[1]
+
+
+def test_ask_streams_the_answer_of_the_node_s_own_model(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("GET", "/v1/models", {"data": [{"id": "tiny"}]})
+    canned_node.answer("POST", "/v1/chat/completions", sse(delta("Pa"), delta("ris"), {"choices": []}, b"[DONE]"))
+    code, out, _ = metainf("ask", "Capital?", "--system", "Be short", "--max-tokens", "5", "--temperature", "0")
+    assert (code, out) == (0, "Paris\n")
+    assert canned_node.bodies == [
+        {
+            "model": "tiny",
+            "messages": [{"role": "system", "content": "Be short"}, {"role": "user", "content": "Capital?"}],
+            "stream": True,
+            "max_tokens": 5,
+            "temperature": 0.0,
+        }
+    ]
+
+
+def test_ask_reads_standard_input_when_it_is_given_no_prompt(
+    canned_node: CannedNode, metainf: Metainf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canned_node.answer("POST", "/v1/chat/completions", sse(delta("ok"), b"[DONE]"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+    assert metainf("ask", "--model", "m")[:2] == (0, "ok\n")
+    assert canned_node.bodies[0]["messages"] == [{"role": "user", "content": "from a pipe"}]
+
+
+def test_ask_with_nothing_to_ask_is_wrong_usage(metainf: Metainf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("  \n"))
+    assert metainf("ask")[0] == 2
+
+
+def test_ask_as_json_is_the_whole_answer(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("POST", "/v1/chat/completions", {"choices": []})
+    assert json.loads(metainf("ask", "x", "--model", "m", "--json")[1]) == {"choices": []}
+    assert canned_node.bodies[0]["stream"] is False
+
+
+def test_a_refusal_is_shown_in_the_node_s_words(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("POST", "/v1/chat/completions", {"error": {"message": "the model is loading"}}, status=503)
+    code, out, err = metainf("ask", "x", "--model", "m")
+    assert (code, out) == (69, "")
+    assert "the model is loading" in err
+
+
+def test_an_answer_that_breaks_off_keeps_what_came_and_says_why(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("POST", "/v1/chat/completions", sse(delta("Pa"), {"error": {"message": "the engine died"}}))
+    code, out, err = metainf("ask", "x", "--model", "m")
+    assert (code, out) == (69, "Pa\n")
+    assert "the engine died" in err
+
+
+def test_a_node_that_talks_nonsense_is_an_error_not_a_traceback(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("GET", "/status", b"<html>")
+    code, _, err = metainf("status")
+    assert code == 1
+    assert "not JSON" in err

@@ -1,0 +1,125 @@
+"""What is known of how busy a replica is: nothing counted twice, no word believed for ever."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.core.standings import (
+    BELIEVED_FOR,
+    FIRST_FAULT_BAR,
+    LONGEST_BAR,
+    LONGEST_FAULT_BAR,
+    REPLICAS,
+    UNKNOWN_WORK,
+    Standings,
+)
+from protocol.ids import PeerId
+from protocol.load import FRESH_FOR, Load, Serving
+from tests.protocol import samples, swarm_samples
+
+ANNE, BERT = samples.AUTHOR, swarm_samples.OTHER
+
+
+def test_a_replica_that_nobody_asked_is_neither_idle_nor_busy() -> None:
+    standing = Standings().standing(ANNE, 0.0)
+    assert (standing.work, standing.known, standing.fresh, standing.closed) == (UNKNOWN_WORK, False, False, "")
+
+
+def test_our_own_prompts_count_at_once_and_never_twice() -> None:
+    standings = Standings()
+    standings.began(ANNE, 0.0)
+    standings.read(ANNE, Load(running=3, waiting=1), 1.0)  # ours is one of the four
+    assert standings.standing(ANNE, 1.0).work == 4
+    standings.began(ANNE, 1.1)
+    standings.began(ANNE, 1.2)
+    assert standings.standing(ANNE, 1.2).work == 6
+    standings.ended(ANNE)
+    assert standings.standing(ANNE, 1.3).work == 5
+
+
+def test_queued_tokens_weigh_in() -> None:
+    standings = Standings()
+    standings.read(ANNE, Load(running=1, waiting=0, queued_tokens=5120), 0.0)
+    assert standings.standing(ANNE, 0.0).work == 11
+
+
+def test_a_reading_goes_stale_and_then_counts_no_more() -> None:
+    standings = Standings()
+    standings.read(ANNE, Load(running=9, waiting=0), 0.0)
+    assert standings.standing(ANNE, FRESH_FOR).fresh
+    assert not standings.standing(ANNE, FRESH_FOR + 0.1).fresh
+    assert standings.standing(ANNE, FRESH_FOR + 0.1).work == 9
+    assert standings.standing(ANNE, BELIEVED_FOR + 0.1).work == UNKNOWN_WORK
+
+
+def test_what_drains_loads_or_takes_nothing_is_closed() -> None:
+    standings = Standings()
+    for load, why in (
+        (Load(running=0, waiting=0, serving=Serving.DRAINING), "draining"),
+        (Load(running=0, waiting=0, serving=Serving.LOADING), "loading"),
+        (Load(running=0, waiting=0, accepting=False), "not_accepting"),
+        (Load(running=0, waiting=0), ""),
+    ):
+        standings.read(ANNE, load, 0.0)
+        assert standings.standing(ANNE, 0.0).closed == why
+
+
+def test_a_refusal_bars_for_as_long_as_it_says_within_bounds() -> None:
+    standings = Standings()
+    standings.refused(ANNE, 0.0, retry_after=10)
+    assert standings.standing(ANNE, 9.9).closed == "refused"
+    assert standings.standing(ANNE, 10.0).closed == ""
+    standings.refused(BERT, 0.0, retry_after=86_400)
+    assert standings.standing(BERT, LONGEST_BAR).closed == ""
+
+
+def test_each_failure_in_a_row_bars_for_longer_until_it_answers() -> None:
+    standings, now = Standings(), 0.0
+    for wait in (FIRST_FAULT_BAR, 2 * FIRST_FAULT_BAR, 4 * FIRST_FAULT_BAR):
+        standings.failed(ANNE, now, hung=True)
+        assert standings.standing(ANNE, now + wait - 0.1).closed == "hung"
+        now += wait
+        assert standings.standing(ANNE, now).closed == ""
+    for _ in range(2_000):
+        standings.failed(ANNE, now)
+    assert standings.standing(ANNE, now + LONGEST_FAULT_BAR).closed == ""
+    standings.answered(ANNE, now)
+    assert standings.standing(ANNE, now).closed == ""
+    standings.failed(ANNE, now)
+    assert standings.standing(ANNE, now + FIRST_FAULT_BAR).closed == ""
+
+
+def test_a_new_run_starts_with_a_clean_slate() -> None:
+    standings = Standings()
+    standings.began(ANNE, 0.0)
+    standings.failed(ANNE, 0.0)
+    standings.renewed(ANNE)
+    standing = standings.standing(ANNE, 0.0)
+    assert (standing.closed, standing.in_flight) == ("", 1)
+
+
+def test_the_memory_is_bounded_and_keeps_what_we_wait_for() -> None:
+    standings = Standings()
+    standings.began(ANNE, 0.0)
+    for number in range(REPLICAS + 10):
+        key = PeerId((number * 8 + 9).to_bytes(32, "little"))
+        standings.refused(key, float(number + 1), None)
+        standings.answered(key, float(number + 1))
+    assert standings.standing(ANNE, 0.0).in_flight == 1
+    assert len(standings) <= REPLICAS
+
+
+@given(st.lists(st.sampled_from(["began", "ended", "read"]), max_size=40), st.integers(0, 50))
+def test_the_work_is_never_less_than_our_own(events: list[str], running: int) -> None:
+    standings, ours = Standings(), 0
+    for event in events:
+        if event == "began":
+            standings.began(ANNE, 0.0)
+            ours += 1
+        elif event == "ended":
+            standings.ended(ANNE)
+            ours = max(ours - 1, 0)
+        else:
+            standings.read(ANNE, Load(running=running, waiting=0), 0.0)
+        standing = standings.standing(ANNE, 0.0)
+        assert standing.in_flight == ours
+        assert standing.work >= ours

@@ -1,0 +1,152 @@
+"""An engine in memory for tests under a virtual clock: a launcher, its processes and the upstream that asks them.
+
+The launcher and its processes keep the contract of `EngineLauncher` (tests/contracts). What goes wrong is data:
+a test sets `FakeEngine`'s fields, before or while it runs.
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from node.core.prompt import Headers
+from node.errors import Broken, EngineUnavailable
+from node.ports import Endpoint, EngineExit, LaunchPlan
+
+
+@dataclass
+class FakeEngine:
+    """How the engines of one launcher behave. Times in seconds of the test's clock."""
+
+    prepare_steps: tuple[str, ...] = ()
+    prepare_time: float = 0.0
+    refusal: EngineUnavailable | None = None  # raised by prepare
+    load_time: float = 16.0  # until it listens
+    health: int = 200
+    token: int = 200
+    silent: bool = False  # answers nothing
+    names: tuple[str, ...] = ("m",)
+    stop_time: float = 0.0  # from SIGTERM to the end
+    launches: list[LaunchPlan] = field(default_factory=list)
+    processes: "list[FakeProcess]" = field(default_factory=list)
+
+
+class FakeProcess:
+    """One launched engine."""
+
+    def __init__(self, engine: FakeEngine, number: int) -> None:
+        self.engine = engine
+        self.number = number
+        self.listens_at = trio.current_time() + engine.load_time
+        self._ended = trio.Event()
+        self._exit: EngineExit | None = None
+        self.graces: list[float] = []
+
+    @property
+    def pid(self) -> int:
+        return 1000 + self.number
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(host="engine", port=self.number, api_key=f"secret-{self.number}")
+
+    @property
+    def alive(self) -> bool:
+        return self._exit is None
+
+    def die(self, *, code: int | None = None, signal: int | None = None, tail: tuple[str, ...] = ()) -> None:
+        if self._exit is None:
+            self._exit = EngineExit(code=code, signal=signal, log_tail=tail)
+            self._ended.set()
+
+    async def wait(self) -> EngineExit:
+        await self._ended.wait()
+        assert self._exit is not None
+        return self._exit
+
+    async def stop(self, *, grace: float) -> EngineExit:
+        self.graces.append(grace)
+        await trio.lowlevel.checkpoint()
+        if self._exit is None:
+            with trio.move_on_after(grace) as patience:
+                await trio.sleep(self.engine.stop_time)
+            if patience.cancelled_caught or grace <= 0:
+                self.die(signal=9)
+            else:
+                self.die(code=0)
+        return await self.wait()
+
+    def log_tail(self) -> tuple[str, ...]:
+        return (f"log of {self.number}",)
+
+
+class FakeLauncher:
+    """Launches engines in memory."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+
+    async def prepare(self, plan: LaunchPlan, *, tell: Callable[[str], None]) -> None:
+        del plan
+        for step in self.engine.prepare_steps:
+            tell(step)
+            await trio.sleep(self.engine.prepare_time)
+        if self.engine.refusal is not None:
+            raise self.engine.refusal
+
+    @asynccontextmanager
+    async def launch(self, plan: LaunchPlan) -> AsyncIterator[FakeProcess]:
+        self.engine.launches.append(plan)
+        process = FakeProcess(self.engine, len(self.engine.launches))
+        self.engine.processes.append(process)
+        try:
+            yield process
+        finally:
+            process.die(signal=9)
+
+
+@dataclass
+class FakeAnswer:
+    """An answer that is here already."""
+
+    status: int
+    body: bytes
+    headers: Headers = ()
+    node: str = "fake"
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        body, self.body = self.body, b""
+        return body
+
+
+class FakeUpstream:
+    """The way to a `FakeEngine`'s processes; remembers what was asked."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.asked: list[str] = []
+
+    @asynccontextmanager
+    async def send(
+        self, endpoint: Endpoint, *, method: str, target: str, headers: Headers, body: bytes
+    ) -> AsyncIterator[FakeAnswer]:
+        del headers, body
+        await trio.lowlevel.checkpoint()
+        self.asked.append(f"{method} {target}")
+        process = self.engine.processes[endpoint.port - 1]
+        if not process.alive or trio.current_time() < process.listens_at:
+            raise Broken("connection refused")
+        if self.engine.silent:
+            await trio.sleep_forever()
+        if target == "/health":
+            yield FakeAnswer(self.engine.health, b"")
+        elif target == "/v1/models":
+            yield FakeAnswer(200, json.dumps({"data": [{"id": name} for name in self.engine.names]}).encode())
+        else:
+            yield FakeAnswer(self.engine.token, b"{}")
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,146 @@
+"""Gossip and directory on the fake network: they reach whom the links reach, lose what they are told to lose."""
+
+import hashlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from protocol.addresses import Address
+from protocol.ids import PeerId
+from tests.fakes.network import FakeNetwork, FakeNode
+
+QUEUE = 1024  # messages for one subscriber; what comes while it is full is lost, as in the real one
+NEAREST = 20  # nodes that hold a value
+
+
+class Rules(Protocol):
+    """What `node.adapters.p2p.routing.Namespace` says of the values under its keys."""
+
+    @property
+    def valid(self) -> Callable[[str, bytes], bool]: ...
+    @property
+    def best(self) -> Callable[[str, Sequence[bytes]], int]: ...
+
+
+def reach(network: FakeNetwork, start: PeerId) -> dict[PeerId, int]:
+    """Return every node that a message from `start` comes to over links that hold, with how many links it takes."""
+    hops, queue = {start: 0}, deque([start])
+    while queue:
+        here = queue.popleft()
+        node = network.find(here)
+        for there in node.links if node is not None else ():
+            if there not in hops and network.find(there) is not None and not network.is_cut(here, there):
+                hops[there] = hops[here] + 1
+                queue.append(there)
+    return hops
+
+
+@dataclass
+class FakeAir:
+    """Carries gossip between the nodes of a network. `loses` says of each delivery whether it fails."""
+
+    network: FakeNetwork
+    loses: Callable[[], bool] = lambda: False
+    ears: dict[tuple[PeerId, str], tuple[Callable[[bytes], bool], "trio.MemorySendChannel[bytes]"]] = field(
+        default_factory=dict
+    )
+
+    def at(self, node: FakeNode) -> "FakeGossip":
+        return FakeGossip(self, node)
+
+
+@dataclass
+class FakeGossip:
+    """`node.ports.Gossip` of one node."""
+
+    air: FakeAir
+    node: FakeNode
+    heard: set[tuple[str, bytes]] = field(default_factory=set)
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        for peer, hops in reach(self.air.network, self.node.me).items():
+            if peer != self.node.me and (peer, topic) in self.air.ears and not self.air.loses():
+                self.node.nursery.start_soon(self._deliver, peer, topic, data, hops)
+
+    async def _deliver(self, peer: PeerId, topic: str, data: bytes, hops: int) -> None:
+        await trio.sleep(sum(self.air.network.delay() for _ in range(hops)))
+        judge, ear = self.air.ears.get((peer, topic), (None, None))
+        if judge is not None and ear is not None and judge(data):
+            try:
+                ear.send_nowait(data)
+            except trio.WouldBlock:
+                return
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topic: str, judge: Callable[[bytes], bool]
+    ) -> AsyncIterator[trio.MemoryReceiveChannel[bytes]]:
+        sender, receiver = trio.open_memory_channel[bytes](QUEUE)
+        self.air.ears[self.node.me, topic] = (judge, sender)
+        try:
+            with receiver:
+                yield receiver
+        finally:
+            del self.air.ears[self.node.me, topic]
+
+
+@dataclass
+class FakeTable:
+    """The directory of a network: what each node holds."""
+
+    network: FakeNetwork
+    namespaces: Mapping[str, Rules]
+    held: dict[PeerId, dict[str, bytes]] = field(default_factory=dict)
+    provided: dict[str, dict[PeerId, tuple[Address, ...]]] = field(default_factory=dict)
+
+    def at(self, node: FakeNode) -> "FakeDirectory":
+        self.held.setdefault(node.me, {})
+        return FakeDirectory(self, node)
+
+
+@dataclass
+class FakeDirectory:
+    """`node.ports.Directory` of one node."""
+
+    table: FakeTable
+    node: FakeNode
+
+    async def put(self, key: str, value: bytes) -> int:
+        rules = self._rules(key)
+        if not rules.valid(key, value):
+            raise ValueError("the rules of its namespace refuse the value")
+        stored = 0
+        for peer in await self._nearest(key):
+            old = self.table.held[peer].get(key)
+            if old is None or rules.best(key, [old, value]) == 1 or old == value:
+                self.table.held[peer][key] = value
+                stored += peer != self.node.me
+        return stored
+
+    async def get(self, key: str) -> bytes | None:
+        held = [self.table.held[peer].get(key) for peer in await self._nearest(key)]
+        found = [value for value in held if value is not None]
+        return found[self._rules(key).best(key, found)] if found else None
+
+    async def provide(self, key: str) -> None:
+        await self._nearest(key)
+        self.table.provided.setdefault(key, {})[self.node.me] = self.node.addresses()
+
+    async def providers(self, key: str) -> tuple[Address, ...]:
+        await self._nearest(key)
+        return tuple(address for places in self.table.provided.get(key, {}).values() for address in places)
+
+    def _rules(self, key: str) -> Rules:
+        return self.table.namespaces[key.split("/", 2)[1]]
+
+    async def _nearest(self, key: str) -> list[PeerId]:
+        await trio.sleep(4 * self.table.network.delay())  # two steps, there and back
+        target = int.from_bytes(hashlib.sha256(key.encode()).digest())
+        near = [peer for peer in reach(self.table.network, self.node.me) if peer in self.table.held]
+        near.sort(key=lambda peer: int.from_bytes(hashlib.sha256(peer.to_bytes()).digest()) ^ target)
+        return near[:NEAREST]

@@ -1,0 +1,160 @@
+"""A whole node in virtual time: the real composition root on an engine in memory and on no network at all.
+
+Requests are put straight to the ASGI applications that the node hands to its listener. What goes wrong is data, in
+`FakeEngine`; a test never reaches into the node.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.adapters.http_server.connection import ServerLimits
+from node.adapters.http_server.server import Bind, TcpBind
+from node.app import Hands, Policies, Reports, run
+from node.core.address import BindAddress
+from node.core.admission import AdmissionLimits
+from node.core.strategy import DEFAULT
+from node.http.asgi import App, Message
+from node.http.config import HttpLimits
+from node.ports import Endpoint, LaunchPlan
+from node.services.tend import TendLimits
+from node.supervise import StopWish
+from tests.fakes.engine import FakeEngine, FakeLauncher, FakeUpstream
+
+PORT = 8470
+PUBLIC_KEY = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")  # RFC 8032, test 1
+
+
+class SimUpstream(FakeUpstream):
+    """The way to the engine in memory, which also keeps when it last answered."""
+
+    def last_activity(self, endpoint: Endpoint) -> float | None:
+        del endpoint
+        return None
+
+
+class Listener:
+    """In place of sockets: keeps the applications, and stops serving when it is told to."""
+
+    def __init__(self) -> None:
+        self.apps: dict[str, App] = {}
+
+    async def __call__(
+        self,
+        app: App,
+        *,
+        bind: Bind,
+        reports: Reports,
+        stop: Callable[[], Awaitable[object]],
+        limits: ServerLimits | None = None,
+        task_status: trio.TaskStatus[Bind] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        del reports, limits
+        name = "api" if isinstance(bind, TcpBind) else "control"
+        self.apps[name] = app
+        task_status.started(TcpBind(host="127.0.0.1", port=PORT) if isinstance(bind, TcpBind) else bind)
+        await stop()
+        del self.apps[name]
+
+
+class SimNode:
+    """A node that runs. `events` are those of `--json-events`."""
+
+    def __init__(self, engine: FakeEngine | None) -> None:
+        self.engine = engine
+        self.wish = StopWish()
+        self.events: list[tuple[str, Mapping[str, Any]]] = []
+        self.listener = Listener()
+        self.ended = trio.Event()
+        self._told = trio.Event()
+
+    def tell(self, event: str, facts: Mapping[str, Any]) -> None:
+        self.events.append((event, facts))
+        self._told.set()
+        self._told = trio.Event()
+
+    def policies(self) -> Policies:
+        return Policies(
+            name="sim",
+            version="0",
+            plan=LaunchPlan(model="m", served_name="m", strategy=DEFAULT),
+            tend=TendLimits(start_timeout=600.0, hang_after=120.0),
+            drain=30.0,
+            admission=AdmissionLimits(running=8, waiting=8, longest_wait=60.0),
+            api=BindAddress("127.0.0.1", PORT),
+            control_socket=Path("control.sock"),
+            keys=(),
+            http=HttpLimits(),
+            server=ServerLimits(),
+        )
+
+    async def live(self) -> None:
+        engine = self.engine or FakeEngine()
+        hands = Hands(
+            public_key=PUBLIC_KEY,
+            launcher=FakeLauncher(engine) if self.engine is not None else None,
+            upstream=SimUpstream(engine),
+            listen=self.listener,
+            luck=lambda: 0.5,
+        )
+        try:
+            await run(hands, self.policies(), wish=self.wish, tell=self.tell)
+        finally:
+            self.ended.set()
+
+    def names(self) -> list[str]:
+        return [event for event, _ in self.events]
+
+    def states(self) -> list[str]:
+        return [facts["state"] for event, facts in self.events if event == "engine_state" and not facts["progress"]]
+
+    async def until(self, event: str, *, within: float, **facts: object) -> None:
+        """Wait, in virtual time, until an event with these facts has been told."""
+        with trio.fail_after(within):
+            while not any(e == event and facts.items() <= f.items() for e, f in self.events):
+                await self._told.wait()
+
+    async def call(self, method: str, path: str, body: bytes = b"", *, on: str = "api") -> tuple[int, Any]:
+        """Put one request to an application; return its status and what its JSON says."""
+        status, pieces = 0, list[bytes]()
+        bodies = [body]
+
+        async def receive() -> Message:
+            if bodies:
+                return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+            await trio.sleep_forever()
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            pieces.append(message.get("body", b""))
+
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"host", b"localhost"), (b"content-length", str(len(body)).encode())],
+            "client": ("127.0.0.1", 1) if on == "api" else None,
+        }
+        await self.listener.apps[on](scope, receive, send)
+        raw = b"".join(pieces)
+        return status, json.loads(raw) if raw else None
+
+
+@asynccontextmanager
+async def sim_node(engine: FakeEngine | None) -> AsyncIterator[SimNode]:
+    """Run a node; enter once its API answers; leaving stops it at once if a test has not stopped it."""
+    node = SimNode(engine)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.live)
+        await node.until("ready", within=1.0)
+        yield node
+        nursery.cancel_scope.cancel()
