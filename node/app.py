@@ -134,7 +134,7 @@ async def open_hands(settings: Settings, where: Places) -> AsyncIterator[Hands]:
     if made:
         log.info("identity.made", file=str(where.identity_file))
     private_folder(where.runtime)
-    upstream = UpstreamPool(node=str(PeerId.from_public_key(identity.public_key)))
+    upstream = UpstreamPool()
     try:
         yield Hands(
             public_key=identity.public_key,
@@ -180,7 +180,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell) -
     reports = Reports(OffenceLog(now=trio.current_time, count=metrics.offence))
     # The keeper and the replica need each other: what runs is asked of the replica once there is one.
     engine = _engine(hands, policies, tell, in_flight=lambda: replica.counts().running)
-    replica = LocalReplica(board=engine, upstream=hands.upstream, admission=Admission(policies.admission))
+    replica = LocalReplica(node=peer_id, board=engine, upstream=hands.upstream, admission=Admission(policies.admission))
 
     def application(keys: KeyRing, limits: HttpLimits) -> App:
         return http_app(

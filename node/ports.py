@@ -14,6 +14,7 @@ import trio
 from node.core.engine_state import EngineSnapshot
 from node.core.prompt import Headers, Prompt
 from node.core.strategy import Strategy
+from protocol import limits
 from protocol.addresses import Address
 from protocol.ids import PeerId
 
@@ -42,11 +43,6 @@ class Answer(Protocol):
         """Header names in lower case, hop-by-hop ones removed."""
         ...
 
-    @property
-    def node(self) -> str:
-        """Id of the node whose engine answers."""
-        ...
-
     async def receive(self) -> bytes:
         """Return the body's next bytes as soon as there are any, untouched; b"" at its end.
 
@@ -56,10 +52,37 @@ class Answer(Protocol):
         ...
 
 
-class Replica(Protocol):
-    """Something that can answer a prompt: this node's engine, later a peer."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Who answers a prompt, and how that came about: what clients are told in headers.
 
-    def answer(self, prompt: Prompt) -> AbstractAsyncContextManager[Answer]:
+    Attributes:
+        node: peer id of the node whose engine answers.
+        reason: why that one: `local`, or as the router says.
+        attempts: nodes that were tried, this one included.
+        model, strategy: what its engine runs, by their names; None where that is not known.
+    """
+
+    node: str
+    reason: str = "local"
+    attempts: int = 1
+    model: str | None = None
+    strategy: str | None = None
+
+
+class ServedAnswer(Answer, Protocol):
+    """An answer of which it is known who gives it."""
+
+    @property
+    def served(self) -> Served:
+        """Who answers."""
+        ...
+
+
+class Replica(Protocol):
+    """Something that can answer a prompt: this node's engine, a peer, or whichever of them is best."""
+
+    def answer(self, prompt: Prompt) -> AbstractAsyncContextManager[ServedAnswer]:
         """Enter once the response's head is here. Leaving early cancels the work at its source.
 
         Raises:
@@ -251,7 +274,9 @@ StreamHandler = Callable[[PeerStream], Awaitable[None]]
 class Streams(Protocol):
     """Conversations with peers."""
 
-    def open(self, peer: PeerId, protocol: str, *, patience: float) -> AbstractAsyncContextManager[PeerStream]:
+    def open(
+        self, peer: PeerId, protocol: str, *, patience: float, frame_bytes: int = limits.FRAME_BYTES
+    ) -> AbstractAsyncContextManager[PeerStream]:
         """Enter with a stream that nobody else uses: one that was kept, else a new one.
 
         Left after `keep()`, it waits for the next caller. Left when both sides have finished, it is closed. Left
@@ -260,6 +285,7 @@ class Streams(Protocol):
         Args:
             protocol: the protocol's id, `/metainf/infer/1`.
             patience: seconds until it must be there.
+            frame_bytes: of the longest payload that the peer may send; a longer one is its fault, read no further.
 
         Raises:
             node.errors.Unreachable: the peer is not connected and cannot be dialled, or does not answer in time.
@@ -267,8 +293,10 @@ class Streams(Protocol):
         """
         ...
 
-    def serve(self, protocol: str, handler: StreamHandler) -> None:
+    def serve(self, protocol: str, handler: StreamHandler, *, frame_bytes: int = limits.FRAME_BYTES) -> None:
         """Have `handler` called, in a task of its own, with every stream that peers open for the protocol.
+
+        `frame_bytes` as in `open`.
 
         When it returns, the stream ends in order. When it raises, the stream is reset and the error reported;
         nothing else suffers.
@@ -294,6 +322,10 @@ class Swarm(Protocol):
 
     async def changed(self, than: frozenset[PeerId]) -> frozenset[PeerId]:
         """Wait until the connected peers differ from `than`; return them at once if they already do."""
+        ...
+
+    def dialled(self, peer: PeerId) -> bool:
+        """Tell whether a connection with the peer was opened by this node."""
         ...
 
     def learn(self, peer: PeerId, addresses: Sequence[Address]) -> None:

@@ -41,6 +41,7 @@ class Prompt:
         model: the `model` field, None where the endpoint has none (`GET /v1/models`).
         stream: whether the client asked for server-sent events.
         deadline: the loop's time (seconds) after which an answer is of no use; None for no limit.
+        via: the peer id of the only node that may answer, where the client names one (`x-metainf-via`).
     """
 
     request_id: str
@@ -52,6 +53,7 @@ class Prompt:
     stream: bool
     requester: Requester
     deadline: float | None = None
+    via: str | None = None
 
     @property
     def path(self) -> str:

@@ -17,8 +17,10 @@ import structlog
 import trio
 
 from node.core.endpoints import Dialect, Route
+from node.core.peek import peek
 from node.core.prompt import Prompt
 from node.core.quota import Exceeded, Quotas
+from node.core.usage import UsageMeter
 from node.errors import Broken, Refusal, Refused
 from node.http.asgi import HeaderList, Receive, Scope, Send, reply
 from node.http.auth import Caller, KeyRing
@@ -27,10 +29,8 @@ from node.http.cors import allowed_origin, response_headers
 from node.http.errors import envelope, no_answer, retry_header, stream_error
 from node.http.intake import ClientGone, Offence, forbidden, read_body, request_id, travelling
 from node.http.metrics import HttpMetrics
-from node.http.peek import peek
 from node.http.sse import EventHolder
-from node.http.usage import UsageMeter
-from node.ports import Answer, EngineBoard, Replica
+from node.ports import Answer, EngineBoard, Replica, ServedAnswer
 
 EVENT_STREAM = b"text/event-stream"
 # Of this hop, or written here in their place; what an engine may believe of itself stays its own business.
@@ -185,7 +185,7 @@ class Gateway:
         finally:
             self._metrics.attempt(course.outcome)
 
-    async def _pass_on(self, course: _Course, answer: Answer, send: Send) -> None:
+    async def _pass_on(self, course: _Course, answer: ServedAnswer, send: Send) -> None:
         head_at = self._clock()
         course.streamed = _is_event_stream(answer)
         holder = EventHolder() if course.streamed else None
@@ -221,7 +221,7 @@ class Gateway:
         event = stream_error(course.dialect, broken.message, before=tail)
         await send({"type": "http.response.body", "body": event, "more_body": False})
 
-    async def _begin(self, course: _Course, answer: Answer, head_at: float, send: Send) -> None:
+    async def _begin(self, course: _Course, answer: ServedAnswer, head_at: float, send: Send) -> None:
         now = self._clock()
         overhead = (course.asked - course.read) + (now - head_at)
         headers = [(name, value) for name, value in answer.headers if name not in _NOT_PASSED]
@@ -233,19 +233,19 @@ class Gateway:
     def _own_headers(self, course: _Course) -> HeaderList:
         return [(b"x-request-id", course.request_id.encode("ascii")), *response_headers(course.origin)]
 
-    def _path_headers(self, answer: Answer, overhead: float) -> HeaderList:
+    def _path_headers(self, answer: ServedAnswer, overhead: float) -> HeaderList:
+        served = answer.served
         headers = [
-            (b"x-metainf-attempts", b"1"),
+            (b"x-metainf-attempts", b"%d" % served.attempts),
             (b"x-metainf-overhead-ms", b"%.3f" % (overhead * 1000)),
-            (b"x-metainf-route-reason", b"local"),
+            (b"x-metainf-route-reason", served.reason.encode("ascii")),
         ]
-        snapshot = self._board.snapshot()
-        if snapshot.model is not None:
-            headers.append((b"x-metainf-model", _header_text(snapshot.model)))
+        if served.model is not None:
+            headers.append((b"x-metainf-model", _header_text(served.model)))
         if self._limits.show_node:
-            headers.append((b"x-metainf-node", _header_text(answer.node)))
-            if snapshot.strategy is not None:
-                headers.append((b"x-metainf-strategy", _header_text(snapshot.strategy)))
+            headers.append((b"x-metainf-node", _header_text(served.node)))
+            if served.strategy is not None:
+                headers.append((b"x-metainf-strategy", _header_text(served.strategy)))
         return headers
 
     async def _refuse(self, course: _Course, refusal: Refusal, send: Send) -> None:

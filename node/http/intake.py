@@ -10,14 +10,12 @@ from collections.abc import Callable
 import trio
 
 from node.core.endpoints import Dialect
+from node.core.media import THREAD_BYTES, screen
 from node.core.prompt import Headers
 from node.errors import Refusal
 from node.http.asgi import Receive, Scope, header
-from node.http.errors import invalid, too_large
-from node.http.media import TooIntricate, names_remote_media, not_utf8
+from node.http.errors import too_large
 
-# Bodies from here on are looked through in a thread: a loop that stands still for 10 ms is felt in every stream.
-THREAD_BYTES = 256 * 1024
 ID_LENGTH = 128
 OBJECTIVE = b"x-metainf-objective"
 # Of this hop, secret, about the client's connection, or the engine's own business (which rank of it is to serve).
@@ -66,28 +64,14 @@ async def forbidden(body: bytes, dialect: Dialect, *, allow_remote_media: bool, 
     """Say why a body must not reach an engine; None where it may."""
     if allow_remote_media or not body:
         return None
-    if not_utf8(body):
-        offence("not_utf8")
-        return invalid("JSON is sent in UTF-8.")
-    try:
-        if len(body) < THREAD_BYTES:
-            remote = names_remote_media(body)
-        else:
-            remote = await trio.to_thread.run_sync(names_remote_media, body)
-    except TooIntricate:
-        offence("intricate_body")
-        return invalid("The request's JSON has more parts than any prompt needs.")
-    if not remote:
+    if len(body) < THREAD_BYTES:
+        found = screen(body, dialect)
+    else:
+        found = await trio.to_thread.run_sync(screen, body, dialect)
+    if found is None:
         return None
-    offence("remote_media")
-    place = "source" if dialect is Dialect.MESSAGES else "url"
-    return Refusal(
-        status=400,
-        type="invalid_request_error",
-        code="remote_media_refused",
-        param=place,
-        message="This node fetches no media from elsewhere: send it inside the request, as a data: URL or in base64.",
-    )
+    offence(found.offence)
+    return found.refusal
 
 
 def request_id(scope: Scope) -> str:

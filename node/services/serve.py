@@ -15,7 +15,7 @@ from node.core.endpoints import find
 from node.core.engine_state import EngineSnapshot, EngineState
 from node.core.prompt import Headers, Prompt
 from node.errors import Broken, Refusal, Refused, Unreached
-from node.ports import Answer, EngineBoard, Upstream
+from node.ports import Answer, EngineBoard, Served, ServedAnswer, Upstream
 
 LOADING_RETRY = 5  # seconds: an engine takes 16 s and more to start, so an answer in five is soon enough
 LOADING = frozenset({EngineState.PREPARING, EngineState.STARTING})
@@ -54,11 +54,13 @@ class LocalReplica:
     def __init__(
         self,
         *,
+        node: str,
         board: EngineBoard,
         upstream: Upstream,
         admission: Admission,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
+        self._node = node
         self._board = board
         self._upstream = upstream
         self._admission = admission
@@ -78,7 +80,7 @@ class LocalReplica:
         )
 
     @asynccontextmanager
-    async def answer(self, prompt: Prompt) -> AsyncIterator[Answer]:
+    async def answer(self, prompt: Prompt) -> AsyncIterator[ServedAnswer]:
         """See `node.ports.Replica.answer`.
 
         A prompt for an endpoint that generates nothing needs no turn. Cancelled while it waits, it leaves the queue.
@@ -138,7 +140,7 @@ class LocalReplica:
             self._abandoned += 1
 
     @asynccontextmanager
-    async def _at_engine(self, prompt: Prompt, outcome: "_Outcome") -> AsyncIterator[Answer]:
+    async def _at_engine(self, prompt: Prompt, outcome: "_Outcome") -> AsyncIterator[ServedAnswer]:
         self._require_engine()  # again: it may have died while this prompt waited for its turn
         endpoint = self._board.endpoint()
         if endpoint is None:
@@ -149,7 +151,7 @@ class LocalReplica:
             async with self._upstream.send(
                 endpoint, method=prompt.method, target=prompt.target, headers=prompt.headers, body=prompt.body
             ) as answer:
-                yield _Watched(answer, outcome)
+                yield _Watched(answer, outcome, self._served_by())
             outcome.interrupted = False
         except Unreached as error:
             # It has just died, or is overrun: the board will say so in a moment.
@@ -160,6 +162,10 @@ class LocalReplica:
             raise
         finally:
             self._running -= 1
+
+    def _served_by(self) -> Served:
+        snapshot = self._board.snapshot()
+        return Served(node=self._node, model=snapshot.model, strategy=snapshot.strategy)
 
     def _require_engine(self) -> None:
         snapshot = self._board.snapshot()
@@ -212,7 +218,8 @@ class _Outcome:
 class _Watched:
     """An answer that notes how it ended."""
 
-    def __init__(self, answer: Answer, outcome: _Outcome) -> None:
+    def __init__(self, answer: Answer, outcome: _Outcome, served: Served) -> None:
+        self.served = served
         self._answer = answer
         self._outcome = outcome
 
@@ -223,10 +230,6 @@ class _Watched:
     @property
     def headers(self) -> Headers:
         return self._answer.headers
-
-    @property
-    def node(self) -> str:
-        return self._answer.node
 
     async def receive(self) -> bytes:
         try:

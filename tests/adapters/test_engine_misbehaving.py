@@ -36,7 +36,7 @@ class Kept:
     def __init__(self, launcher: EngineLauncher, plan: LaunchPlan, limits: TendLimits) -> None:
         self.seen: list[EngineSnapshot] = []
         self.running = 0
-        self.upstream = UpstreamPool(node="here")
+        self.upstream = UpstreamPool()
         self.keeper = EngineKeeper(
             launcher=launcher,
             upstream=self.upstream,

@@ -94,7 +94,7 @@ async def test_one_start_of_the_real_engine_keeps_every_promise(tmp_path: Path) 
     plan = LaunchPlan(
         model=str(tiny_model()), served_name="tiny", strategy=Strategy(max_num_seqs=4), max_model_len=2048
     )
-    upstream = UpstreamPool(node="here")
+    upstream = UpstreamPool()
     running = 0
     seen: list[EngineSnapshot] = []
     keeper = EngineKeeper(

@@ -40,7 +40,7 @@ async def ask(pool: UpstreamPool, port: int, body: bytes = b"", *, leave: bool =
 async def open_pool(
     limits: UpstreamLimits | None = None, tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
 ) -> AsyncIterator[UpstreamPool]:
-    pool = UpstreamPool(node="n", limits=limits, tls=tls)
+    pool = UpstreamPool(limits=limits, tls=tls)
     try:
         yield pool
     finally:
@@ -221,7 +221,7 @@ async def test_nobody_listening_is_unreached_with_the_system_s_own_reason() -> N
     async with playing(Server(lambda n, m: OK).play) as port:
         pass
     with pytest.raises(Unreached, match="ECONNREFUSED"):
-        await ask(UpstreamPool(node="n"), port)
+        await ask(UpstreamPool(), port)
 
 
 async def test_more_exchanges_than_the_pool_bears_wait_and_then_fail() -> None:
@@ -339,6 +339,6 @@ async def test_tls_is_spoken_and_strangers_certificates_are_refused(tmp_path: Pa
                 async with pool.send(endpoint, method="GET", target="/", headers=(), body=b"") as answer:
                     assert await answer.receive() == b"ok"
         with pytest.raises(Broken):
-            async with UpstreamPool(node="n").send(endpoint, method="GET", target="/", headers=(), body=b""):
+            async with UpstreamPool().send(endpoint, method="GET", target="/", headers=(), body=b""):
                 raise AssertionError("its certificate is nobody's")
         nursery.cancel_scope.cancel()

@@ -114,7 +114,6 @@ class FakeAnswer:
     status: int
     body: bytes
     headers: Headers = ()
-    node: str = "fake"
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()

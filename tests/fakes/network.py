@@ -16,8 +16,9 @@ import trio
 
 from node.errors import Broken, NotSpoken, Unreachable
 from node.ports import PeerStream, StreamHandler
+from protocol import limits
 from protocol.addresses import Address
-from protocol.errors import RemoteProtocolError
+from protocol.errors import Reason, RemoteProtocolError
 from protocol.framing import frame
 from protocol.ids import PeerId
 
@@ -101,13 +102,14 @@ class _Pipe:
 class FakeStream:
     """`node.ports.PeerStream` between two fake nodes."""
 
-    def __init__(self, peer: PeerId, sending: _Pipe, receiving: _Pipe, latency: float) -> None:
+    def __init__(self, peer: PeerId, sending: _Pipe, receiving: _Pipe, latency: float, frame_bytes: int) -> None:
         self.peer = peer
         self.fresh = True
         self.kept = False
         self.sending = sending
         self.receiving = receiving
         self._latency = latency
+        self._frame_bytes = frame_bytes
         self._finished = self._ended = False
 
     async def send(self, payload: bytes) -> None:
@@ -120,6 +122,8 @@ class FakeStream:
         if self._ended:
             return None
         payload = await self.receiving.get()
+        if payload is not None and len(payload) > self._frame_bytes:
+            raise RemoteProtocolError(Reason.TOO_LARGE, f"a frame above {self._frame_bytes} bytes")
         self._ended = payload is None
         return payload
 
@@ -224,12 +228,13 @@ class FakeNode:
     host: str
     nursery: trio.Nursery
     links: set[PeerId] = field(default_factory=set)
+    opened: set[PeerId] = field(default_factory=set)  # links that this node dialled
     streams: defaultdict[PeerId, list[FakeStream]] = field(default_factory=lambda: defaultdict(list))
     failures: list[Exception] = field(default_factory=list)  # what handlers raised
 
     def __post_init__(self) -> None:
         self.address = Address("ip4", self.host, PORT, self.me)
-        self._handlers: dict[str, StreamHandler] = {}
+        self._handlers: dict[str, tuple[StreamHandler, int]] = {}
         self._book: dict[PeerId, tuple[Address, ...]] = {}
         self._kept: defaultdict[tuple[PeerId, str], list[FakeStream]] = defaultdict(list)
         self._moved = trio.Event()
@@ -246,6 +251,9 @@ class FakeNode:
         while self.connected() == than:
             await self._moved.wait()
         return self.connected()
+
+    def dialled(self, peer: PeerId) -> bool:
+        return peer in self.links and peer in self.opened
 
     def learn(self, peer: PeerId, addresses: Sequence[Address]) -> None:
         self._book[peer] = tuple(addresses)
@@ -276,6 +284,9 @@ class FakeNode:
         await trio.sleep(4 * self.network.weather.latency)  # TCP, then Noise
         if there.me != peer or self.network.find(peer) is not there:
             raise Unreachable("somebody else answers there, or nobody any more")
+        if peer not in self.links:
+            self.opened.add(peer)
+            there.opened.discard(self.me)
         for near, far in ((self, peer), (there, self.me)):
             near.links.add(far)
             near.move()
@@ -315,13 +326,15 @@ class FakeNode:
     # -- Streams
 
     @asynccontextmanager
-    async def open(self, peer: PeerId, protocol: str, *, patience: float) -> AsyncIterator[PeerStream]:
+    async def open(
+        self, peer: PeerId, protocol: str, *, patience: float, frame_bytes: int = limits.FRAME_BYTES
+    ) -> AsyncIterator[PeerStream]:
         kept = self._kept[peer, protocol]
         stream = next((each for each in reversed(kept) if each.alive), None)
         kept[:] = [each for each in kept if each.alive and each is not stream]
         if stream is None:
             with trio.move_on_after(patience):
-                stream = await self._dial(peer, protocol)
+                stream = await self._dial(peer, protocol, frame_bytes)
         if stream is None:
             raise Unreachable(f"peer {peer} did not answer within {patience:g} s")
         stream.kept = False
@@ -336,10 +349,10 @@ class FakeNode:
             elif not stream.done:
                 stream.reset()
 
-    def serve(self, protocol: str, handler: StreamHandler) -> None:
-        self._handlers[protocol] = handler
+    def serve(self, protocol: str, handler: StreamHandler, *, frame_bytes: int = limits.FRAME_BYTES) -> None:
+        self._handlers[protocol] = handler, frame_bytes
 
-    async def _dial(self, peer: PeerId, protocol: str) -> FakeStream:
+    async def _dial(self, peer: PeerId, protocol: str, frame_bytes: int) -> FakeStream:
         await self.connect(peer)
         if self.network.is_cut(self.me, peer):
             await trio.sleep_forever()  # the caller's patience ends it
@@ -350,12 +363,13 @@ class FakeNode:
         handler = there._handlers.get(protocol)
         if handler is None:
             raise NotSpoken(f"peer {peer} does not speak {protocol}")
+        serving, longest = handler
         up, down = _Pipe(self.network.delay), _Pipe(self.network.delay)
-        near = FakeStream(peer, up, down, self.network.weather.latency)
-        far = FakeStream(self.me, down, up, self.network.weather.latency)
+        near = FakeStream(peer, up, down, self.network.weather.latency, frame_bytes)
+        far = FakeStream(self.me, down, up, self.network.weather.latency, longest)
         self.streams[peer].append(near)
         there.streams[self.me].append(far)
-        there.nursery.start_soon(there._handle, handler, far)
+        there.nursery.start_soon(there._handle, serving, far)
         return near
 
     async def _handle(self, handler: StreamHandler, stream: FakeStream) -> None:

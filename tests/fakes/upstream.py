@@ -45,10 +45,9 @@ class Script:
 class FakeAnswer:
     """`node.ports.Answer` from a script."""
 
-    def __init__(self, script: Script, node: str) -> None:
+    def __init__(self, script: Script) -> None:
         self._script = script
         self._left = list(script.pieces)
-        self.node = node
         self.status = script.status
         self.headers = script.headers
 
@@ -72,13 +71,12 @@ class FakeAnswer:
 class FakeUpstream:
     """Answers with `script`, or with what `answer_with` returns for a request."""
 
-    def __init__(self, script: Script | None = None, *, node: str = "node-under-test") -> None:
+    def __init__(self, script: Script | None = None) -> None:
         self.requests: list[Request] = []
         self.left_early = 0
         self.at_work = 0
         self.closed = False
         self.answer_with: Callable[[Request], Script] = lambda _: script or Script([b"{}"])
-        self._node = node
 
     @asynccontextmanager
     async def send(
@@ -87,7 +85,7 @@ class FakeUpstream:
         request = Request(method=method, target=target, headers=headers, body=body, endpoint=endpoint)
         self.requests.append(request)
         script = self.answer_with(request)
-        answer = FakeAnswer(script, self._node)
+        answer = FakeAnswer(script)
         self.at_work += 1
         entered = False
         try:

@@ -7,13 +7,13 @@ import pytest
 
 from node.core.endpoints import Dialect
 from node.core.engine_state import EngineSnapshot, EngineState
+from node.core.peek import NOTHING, Peek, peek
 from node.core.prompt import OWNER
 from node.core.quota import QuotaLimits
+from node.core.usage import UsageMeter
 from node.errors import Refusal
 from node.http.auth import ApiKey, Caller, KeyRing, hash_key
 from node.http.errors import envelope, stream_error
-from node.http.peek import NOTHING, Peek, peek
-from node.http.usage import UsageMeter
 
 LOADING = EngineSnapshot(
     state=EngineState.STARTING, since=0.0, model="m", strategy=None, reason="starts", progress="loading weights"

@@ -36,7 +36,7 @@ class Stage:
         self.board = FakeEngineBoard()
         self.upstream = FakeUpstream(script)
         self.admission = Admission(limits or AdmissionLimits(running=1, waiting=2, longest_wait=10.0))
-        self.replica = LocalReplica(board=self.board, upstream=self.upstream, admission=self.admission)
+        self.replica = LocalReplica(node="us", board=self.board, upstream=self.upstream, admission=self.admission)
 
     async def ask(self, one: Prompt | None = None) -> bytes:
         async with self.replica.answer(one or prompt()) as answer:

@@ -71,16 +71,14 @@ class UpstreamLimits:
 
 
 class UpstreamPool:
-    """`node.ports.Upstream`. `node` is what its answers name as the node that answers."""
+    """`node.ports.Upstream`."""
 
     def __init__(
         self,
         *,
-        node: str,
         limits: UpstreamLimits | None = None,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
-        self._node = node
         self._tls = tls
         self._limits = limits or UpstreamLimits()
         self._slots = trio.Semaphore(self._limits.open)
@@ -146,7 +144,7 @@ class UpstreamPool:
             raise Unreached("The engine did not take a connection in time.") from error
         except (OSError, trio.BrokenResourceError) as error:
             raise Unreached(f"The engine cannot be reached: {_reason(error)}.") from error
-        return _Connection(wire, endpoint, node=self._node, limits=self._limits, activity=self._note_activity)
+        return _Connection(wire, endpoint, limits=self._limits, activity=self._note_activity)
 
     def _take_idle(self, endpoint: Endpoint) -> "_Connection | None":
         now = trio.current_time()
@@ -194,12 +192,10 @@ class _Connection:
         wire: Wire,
         endpoint: Endpoint,
         *,
-        node: str,
         limits: UpstreamLimits,
         activity: _NoteActivity,
     ) -> None:
         self.endpoint = endpoint
-        self.node = node
         self.idle_since = inf
         self.received_anything = False
         self.status = 0

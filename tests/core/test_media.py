@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.http.media import MAX_TOKENS, TooIntricate, names_remote_media, not_utf8
+from node.core.media import MAX_TOKENS, TooIntricate, names_remote_media, not_utf8
 
 REMOTE = "http://169.254.169.254/latest"
 

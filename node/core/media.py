@@ -9,6 +9,10 @@ non-standard numbers, malformed ends and any depth, at the cost of one pass. vLL
 
 import json
 import re
+from dataclasses import dataclass
+
+from node.core.endpoints import Dialect
+from node.errors import Refusal
 
 URL_KEYS = frozenset({"image_url", "audio_url", "video_url", "file_url"})
 # Objects whose `url` is an address of media.
@@ -19,6 +23,8 @@ QUOTED = "input"
 QUOTED_BELOW = 2  # depth: the prompt's own object, and a list in it
 # A long conversation with pictures and tools has some ten thousand tokens; a million takes half a second to read.
 MAX_TOKENS = 1_000_000
+# Bodies from here on are looked through in a thread: a loop that stands still for 10 ms is felt in every stream.
+THREAD_BYTES = 256 * 1024
 
 _TOKEN = re.compile(rb'[{}\[\]]|"([^"\\]*+(?:\\.[^"\\]*+)*+)"(\s*:)?', re.DOTALL)
 _START = re.compile(rb"(?:\\u[0-9a-fA-F]{4}|\\.|[^\\]){1,5}", re.DOTALL)
@@ -28,6 +34,33 @@ _ESCAPED_LETTER = b"\\u00"  # every letter of the keys above is ASCII, and JSON 
 def not_utf8(body: bytes) -> bool:
     """Tell whether JSON parsers would take the body for UTF-16 or UTF-32, in which none of this could be read."""
     return not json.detect_encoding(body).startswith("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """Why a body must not reach an engine: the kind of the offence, and what its sender is told."""
+
+    offence: str
+    refusal: Refusal
+
+
+def screen(body: bytes, dialect: Dialect) -> Forbidden | None:
+    """Say why a body must not reach an engine; None where it may. Takes long for a long one: see `THREAD_BYTES`."""
+    if not_utf8(body):
+        return Forbidden("not_utf8", _invalid("JSON is sent in UTF-8."))
+    try:
+        remote = names_remote_media(body)
+    except TooIntricate:
+        return Forbidden("intricate_body", _invalid("The request's JSON has more parts than any prompt needs."))
+    if not remote:
+        return None
+    message = "This node fetches no media from elsewhere: send it inside the request, as a data: URL or in base64."
+    place = "source" if dialect is Dialect.MESSAGES else "url"
+    return Forbidden("remote_media", _invalid(message, code="remote_media_refused", param=place))
+
+
+def _invalid(message: str, *, code: str | None = None, param: str | None = None) -> Refusal:
+    return Refusal(status=400, type="invalid_request_error", code=code, param=param, message=message)
 
 
 class TooIntricate(Exception):
