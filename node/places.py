@@ -40,6 +40,16 @@ class Places:
         return self.data / "node.lock"
 
     @property
+    def peers_file(self) -> Path:
+        """Addresses of peers that answered lately: the way back when every bootstrap is gone."""
+        return self.data / "peers.json"
+
+    @property
+    def epoch_file(self) -> Path:
+        """When the last run began, so that a clock that was set back makes no run older than the one before."""
+        return self.data / "epoch.json"
+
+    @property
     def logs(self) -> Path:
         """Logs of the node and of its engine."""
         return self.state / "logs"

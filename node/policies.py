@@ -4,6 +4,7 @@ Checks what no single setting can say (a bind beyond loopback wants a key). Pure
 """
 
 import hashlib
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import msgspec
 
 from node.adapters.engine.vllm import default_served_name
 from node.adapters.http_server.connection import ServerLimits
+from node.core.access import Access, PeerList, parse_peer_list
 from node.core.address import BindAddress
 from node.core.admission import AdmissionLimits
 from node.core.quota import QuotaLimits
@@ -20,9 +22,13 @@ from node.http.auth import ApiKey
 from node.http.config import HttpLimits
 from node.places import Places
 from node.ports import LaunchPlan
+from node.services.serve_peers import PeerLimits
 from node.services.tend import TendLimits
 from node.settings import ApiKey as SettingsApiKey
-from node.settings import EngineSection, Settings
+from node.settings import EngineSection, P2pSection, Settings
+from protocol import limits
+from protocol.addresses import Address, Reach, parse_address
+from protocol.ids import SwarmId
 
 # What examples and other servers' documentation use as keys: whoever tries these gets in everywhere.
 WELL_KNOWN_KEYS = frozenset(
@@ -33,6 +39,27 @@ WELL_KNOWN_KEYS = frozenset(
         *("lm-studio", "vllm", "metainf", "123456", "1234", "apikey", "api-key", "your-api-key", "YOUR_API_KEY"),
     )
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwarmPolicies:
+    """How the node takes part in the swarm.
+
+    Attributes:
+        listen: without peer ids; port 0 takes any.
+        join, announce: with the peer's id, and without our own.
+        nearest: addresses of nearer reach than this are not believed of strangers.
+    """
+
+    swarm: SwarmId
+    listen: tuple[Address, ...]
+    join: tuple[Address, ...]
+    announce: tuple[Address, ...]
+    lan: bool
+    bootstrap: bool
+    access: Access
+    nearest: Reach
+    limits: PeerLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +77,7 @@ class Policies:
     keys: tuple[ApiKey, ...]
     http: HttpLimits
     server: ServerLimits
+    swarm: SwarmPolicies | None = None  # None: a node by itself
 
 
 def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
@@ -76,7 +104,10 @@ def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
         tend=TendLimits(start_timeout=engine.start_timeout_s, hang_after=engine.hang_after_s),
         drain=engine.drain_s,
         admission=AdmissionLimits(
-            running=engine.max_running, waiting=engine.max_queued, longest_wait=engine.queue_timeout_s
+            running=engine.max_running,
+            waiting=engine.max_queued,
+            longest_wait=engine.queue_timeout_s,
+            reserved=min(settings.p2p.owner_places, engine.max_running - 1) if settings.p2p.enabled else 0,
         ),
         api=bind,
         control_socket=where.control_socket,
@@ -94,7 +125,68 @@ def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
             body_idle_seconds=api.body_timeout_s,
             grace_seconds=engine.drain_s,
         ),
+        swarm=_swarm(settings.p2p, settings) if settings.p2p.enabled else None,
     )
+
+
+def _swarm(p2p: P2pSection, settings: Settings) -> SwarmPolicies:
+    listen = tuple(_listen_address(text) for text in p2p.listen)
+    if not listen:
+        raise ConfigError("p2p.listen is empty", remedy="give an address such as 0.0.0.0:47470, or p2p.enabled = false")
+    quota = QuotaLimits(
+        requests_per_minute=p2p.requests_per_minute,
+        tokens_per_minute=p2p.tokens_per_minute,
+        concurrent=p2p.concurrent,
+    )
+    loopback = all(address.reach is Reach.LOOPBACK for address in listen)
+    return SwarmPolicies(
+        swarm=SwarmId(p2p.swarm),
+        listen=listen,
+        join=tuple(_peer_address(text) for text in p2p.join),
+        announce=tuple(_announced_address(text) for text in p2p.announce),
+        lan=p2p.lan and not loopback,
+        bootstrap=p2p.bootstrap,
+        access=Access(serve=_peer_list("serve", p2p.serve), ask=_peer_list("ask", p2p.ask), each=quota),
+        nearest=Reach.LOOPBACK if loopback else Reach.PRIVATE,
+        limits=PeerLimits(
+            body_bytes=min(settings.api.max_body_bytes, limits.BODY_BYTES),
+            allow_remote_media=settings.api.allow_remote_media,
+        ),
+    )
+
+
+def _listen_address(text: str) -> Address:
+    try:
+        bind = BindAddress.parse(text)
+        ip = ipaddress.ip_address("127.0.0.1" if bind.host == "localhost" else bind.host)
+    except ValueError as error:
+        raise ConfigError(f"p2p.listen: {error}", remedy="write it as 0.0.0.0:47470 or [::]:47470") from error
+    return Address(f"ip{ip.version}", str(ip), bind.port)
+
+
+def _peer_address(text: str) -> Address:
+    address = parse_address(text)
+    if address is None or address.peer is None:
+        raise ConfigError(
+            f"p2p.join: {text[:200]!r} is no address of a node",
+            remedy="write it as the node prints it: /ip4/192.0.2.1/tcp/47470/p2p/12D3Koo..., or /dns/HOST/tcp/...",
+        )
+    return address
+
+
+def _announced_address(text: str) -> Address:
+    address = parse_address(text)
+    if address is None:
+        remedy = "write it as /ip4/192.0.2.1/tcp/47470 or /dns/node.example.org/tcp/47470"
+        raise ConfigError(f"p2p.announce: {text[:200]!r} is no address that can be dialled", remedy=remedy)
+    return address.of(None)
+
+
+def _peer_list(key: str, words: tuple[str, ...]) -> PeerList:
+    try:
+        return parse_peer_list(words)
+    except ValueError as error:
+        raise ConfigError(f"p2p.{key}: {error}", remedy='write ["everybody"], ["nobody"] or peer ids') from error
 
 
 def _plan(engine: EngineSection) -> LaunchPlan:

@@ -367,7 +367,7 @@ class Gossip(Protocol):
     def subscribe(
         self, topic: str, judge: Callable[[bytes], bool]
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
-        """Enter with the messages that `judge` accepts; the others are neither delivered nor passed on.
+        """Enter with others' messages that `judge` accepts; the rest is neither delivered nor passed on.
 
         The channel holds a bounded number; what comes while it is full is lost, as gossip may be.
         """

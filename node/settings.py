@@ -98,6 +98,24 @@ class EngineSection(Section, frozen=True, kw_only=True):
     queue_timeout_s: Seconds = 60.0
 
 
+class P2pSection(Section, frozen=True, kw_only=True):
+    """[p2p]: the swarm: other nodes, which answer this one's prompts as it answers theirs."""
+
+    enabled: bool = True
+    listen: tuple[Port, ...] = ("0.0.0.0:47470",)  # IP addresses; [::]:47470 for IPv6
+    join: tuple[str, ...] = ()  # multiaddrs of nodes to join through, as they print them
+    announce: tuple[str, ...] = ()  # multiaddrs that reach this node from elsewhere, instead of its own addresses
+    swarm: Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")] = "public"
+    lan: bool = True  # find nodes of this network by multicast DNS, and be found
+    bootstrap: bool = False  # say that others are welcome to join through this node
+    serve: tuple[str, ...] = ("everybody",)  # whose prompts are answered: everybody, nobody, peer ids, !PEER to exclude
+    ask: tuple[str, ...] = ("everybody",)  # who may answer, and so read, this node's own prompts
+    requests_per_minute: Positive | None = None  # of each peer; so the next two
+    tokens_per_minute: Positive | None = None
+    concurrent: Positive | None = None
+    owner_places: Annotated[int, Meta(ge=0)] = 8  # of engine.max_running, never taken by peers
+
+
 class LogSection(Section, frozen=True, kw_only=True):
     """[log]: the node's own log."""
 
@@ -115,6 +133,7 @@ class Settings(Section, frozen=True, kw_only=True):
     node: NodeSection = NodeSection()
     api: ApiSection = ApiSection()
     engine: EngineSection = EngineSection()
+    p2p: P2pSection = P2pSection()
     log: LogSection = LogSection()
 
     def with_api_keys(self, keys: tuple[ApiKey, ...]) -> "Settings":
@@ -163,7 +182,7 @@ def effective(
         _convert(_only(key, tree), where=variable, strict=False)
     for key, value in command_line.items():
         if value is not None and value != ():
-            _put(tree, key, value)
+            _put(tree, key, value.split(",") if isinstance(value, str) and _is_list(key) else value)
             sources[key] = "command line"
     return Effective(_convert(tree, where="command line", strict=False), sources)
 

@@ -15,7 +15,8 @@ from typing import Any, TextIO
 
 import structlog
 
-REQUEST_LOGGER = "http"  # whom the gateway speaks as
+REQUEST_LOGGERS = ("http", "peers")  # whom those speak as that answer clients and peers
+FOREIGN_LOGGERS = ("libp2p", "multiaddr", "zeroconf", "aioquic")  # talkative, about what strangers do to them
 OFFENCE_LOG_INTERVAL_S = 10.0  # one line per kind: a flood of bad input must not become a flood of log
 
 
@@ -24,7 +25,8 @@ def configure_log(  # noqa: PLR0913 -- each is one setting
 ) -> None:
     """Send events from `level` up to `stream` and, from `file_level` up, as JSON lines to a rotated `file`.
 
-    Without `requests`, those of the logger "http" begin at warnings: answered requests are in the metrics.
+    Without `requests`, those of the request loggers begin at warnings: answered requests are in the metrics. Of
+    libraries that speak to strangers nothing short of critical is told: what strangers do is ours to count.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -52,7 +54,10 @@ def configure_log(  # noqa: PLR0913 -- each is one setting
     console.setLevel(level.upper())
     rotated.setLevel(file_level.upper())
     root.setLevel(min(console.level, rotated.level))
-    logging.getLogger(REQUEST_LOGGER).setLevel(logging.NOTSET if requests else logging.WARNING)
+    for name in REQUEST_LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET if requests else logging.WARNING)
+    for name in FOREIGN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _formatter(

@@ -31,6 +31,11 @@ def test_the_command_line_beats_the_environment_which_beats_the_file() -> None:
     assert (engine.model, engine.served_name, engine.url) == ("line", "environment", "file")
 
 
+def test_a_list_on_the_command_line_is_given_as_in_the_environment() -> None:
+    assert made(p2p__serve="everybody,!x").p2p.serve == ("everybody", "!x")
+    assert made(p2p__join=("/ip4/1.2.3.4/tcp/1",)).p2p.join == ("/ip4/1.2.3.4/tcp/1",)
+
+
 def test_each_value_knows_its_source() -> None:
     result = effective(
         command_line={"api.bind": "127.0.0.1:0", "engine.model": None},

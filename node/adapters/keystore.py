@@ -34,6 +34,10 @@ class Identity:
         """Return the 64-byte Ed25519 signature (RFC 8032) of `message`."""
         return self._key.sign(message)
 
+    def signing_key(self) -> Ed25519PrivateKey:
+        """Return the power to sign records as this node (`protocol.records.sign`)."""
+        return self._key
+
     def secret_seed(self) -> bytes:
         """Return the 32-byte seed, for the transport's handshake. Never log it."""
         return self._key.private_bytes_raw()

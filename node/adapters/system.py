@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -138,3 +139,20 @@ def node_lock(file: Path) -> Iterator[None]:
         handle.write(f"{os.getpid()}\n")
         handle.flush()
         yield
+
+
+def local_addresses() -> tuple[str, ...]:
+    """Return the IP addresses of the interfaces that are up, loopback last.
+
+    Link-local IPv6 ones mean nothing without the zone, which is of this machine, and stay out.
+    """
+    up = {name for name, facts in psutil.net_if_stats().items() if facts.isup}
+    found = {
+        each.address.partition("%")[0]
+        for name, addresses in psutil.net_if_addrs().items()
+        if name in up
+        for each in addresses
+        if each.family in (socket.AF_INET, socket.AF_INET6)
+    }
+    usable = [ip for ip in map(ip_address, found) if not (ip.version == 6 and ip.is_link_local)]
+    return tuple(str(ip) for ip in sorted(usable, key=lambda ip: (ip.is_loopback, ip.version, int(ip))))

@@ -26,6 +26,9 @@ class Intent:
     beyond_loopback: bool
     keys: int
     downloads: bool  # whether the engine may fetch a model from a hub
+    swarm: str | None = None  # the swarm that it takes part in
+    serves: bool = False  # whether it answers prompts of other nodes
+    asks: bool = False  # whether other nodes may answer, and so read, the owner's prompts
 
 
 def words(intent: Intent, data: Path) -> str:
@@ -35,17 +38,28 @@ def words(intent: Intent, data: Path) -> str:
         if intent.beyond_loopback
         else "programs on this machine alone" + (f", with one of its {intent.keys} API key(s)" if intent.keys else "")
     )
-    network = (
-        "The engine may download the model from its hub. Nothing else leaves this machine."
-        if intent.downloads
-        else "Nothing leaves this machine."
-    )
     return (
         f"This is a first start. metainf keeps this node's files in {data}.\n"
         f"  What it will do   run {intent.engine}; answer at http://{intent.bind}/v1 until you stop it\n"
         f"  Who may use it    {reach}\n"
-        f"  Network           {network}\n"
+        f"  Network           {_network(intent)}\n"
     )
+
+
+def _network(intent: Intent) -> str:
+    lines = ["The engine may download the model from its hub."] if intent.downloads else []
+    if intent.swarm is None:
+        lines.append("Nothing else leaves this machine." if lines else "Nothing leaves this machine.")
+        return " ".join(lines)
+    lines.append(f"It joins the swarm {intent.swarm!r}, and tells its nodes this one's addresses, model and load.")
+    if intent.serves:
+        lines.append("Other nodes' prompts are answered by this machine (p2p.serve).")
+    if intent.asks:
+        lines.append(
+            "Prompts that this machine does not answer itself go to other nodes,\n"
+            "                    whose owners can read them (p2p.ask; keep to yourself with p2p.enabled = false)."
+        )
+    return "\n                    ".join(lines)
 
 
 def agreed(file: Path, intent: Intent) -> bool:
@@ -56,7 +70,13 @@ def agreed(file: Path, intent: Intent) -> bool:
         return False
     if not isinstance(kept, dict) or kept.get("version") != CONSENT_VERSION or kept.get("accepted") is not True:
         return False
-    return bool(kept.get("beyond_loopback")) or not intent.beyond_loopback
+    more = {
+        "beyond_loopback": intent.beyond_loopback,
+        "swarm": intent.swarm is not None,
+        "serves": intent.serves,
+        "asks": intent.asks,
+    }
+    return all(bool(kept.get(what)) for what, wanted in more.items() if wanted)
 
 
 def obtain(file: Path, intent: Intent, *, yes: bool, terminal: bool) -> None:

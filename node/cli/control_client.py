@@ -6,9 +6,10 @@ Standard library only, so that `metainf status` answers at once.
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from node.errors import NodeError, Unavailable
@@ -45,7 +46,13 @@ class ControlConnection(http.client.HTTPConnection):
 
 @contextmanager
 def request(
-    socket_path: Path, method: str, target: str, body: object = None, *, timeout: float | None = 10.0
+    socket_path: Path,
+    method: str,
+    target: str,
+    body: object = None,
+    *,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    timeout: float | None = 10.0,
 ) -> Iterator[http.client.HTTPResponse]:
     """Send one request; yield the response with its body unread.
 
@@ -58,8 +65,8 @@ def request(
     connection = ControlConnection(socket_path, timeout)
     try:
         payload = None if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/json"} if payload else {}
-        connection.request(method, target, body=payload, headers=headers)
+        all_headers = {**headers, "content-type": "application/json"} if payload else dict(headers)
+        connection.request(method, target, body=payload, headers=all_headers)
         yield connection.getresponse()
     except (TimeoutError, http.client.HTTPException, ConnectionError) as error:
         raise Unavailable(

@@ -14,7 +14,7 @@ from node.cli.config import config
 from node.cli.doctor import doctor
 from node.cli.keys import key
 from node.cli.options import VERSION
-from node.cli.talk import ask, models, status
+from node.cli.talk import ask, models, peers, status
 from node.cli.up import up
 from node.errors import ExitCode, NodeError
 
@@ -27,6 +27,7 @@ def metainf() -> None:
       metainf up                start the node in the foreground
       metainf ask "Why?"        ask the running node
       metainf status            what it is doing
+      metainf peers             who else is there
       metainf doctor            what is wrong, and what to do
     """  # noqa: D301 -- click's mark for text that is not to be re-wrapped
 
@@ -38,7 +39,7 @@ def version(as_json: bool) -> None:
     click.echo(json.dumps({"version": VERSION}) if as_json else f"metainf {VERSION}")
 
 
-for verb in (up, status, models, ask, doctor, config, key, api_key):
+for verb in (up, status, peers, models, ask, doctor, config, key, api_key):
     metainf.add_command(verb)
 
 

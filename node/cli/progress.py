@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a node that runs: the ready block, and each change of the engine.
+"""What a person at the terminal sees of a node that runs: the ready block, each change of the engine, the company.
 
 On a terminal, work that goes on has a spinner with its seconds; elsewhere each change is one plain line.
 """
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.status import Status
 
 BUSY = ("preparing", "starting")
+NAMED_PEERS = 8  # comings and goings told one by one; in a larger company they are no news
 
 
 class Narrator:
@@ -24,6 +25,7 @@ class Narrator:
         self._console = Console(file=stream, highlight=False, soft_wrap=True) if stream else None
         self._status: Status | None = None
         self._last = ""
+        self._peers: set[str] = set()
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
         """Tell one event of `--json-events`."""
@@ -33,6 +35,11 @@ class Narrator:
             self._say_ready(facts)
         elif event == "engine_state":
             self._say_engine(facts)
+        elif event in ("peer_joined", "peer_left"):
+            self._say_peer(event, facts)
+        elif event == "alone" and facts["alone"]:
+            self._rest()
+            self._console.print("swarm: nobody answers yet; this node goes on alone and keeps trying")
         elif event == "stopping":
             self._rest()
             self._console.print(f"stopping ({facts['reason']}): what runs may finish; Ctrl-C again stops at once")
@@ -47,9 +54,25 @@ class Narrator:
         self._console.print(f"\n[bold]metainf {facts['version']} is up[/bold]")
         self._console.print(f"  peer id   {facts['peer_id']}")
         self._console.print(f"  API       {facts['api_url']}   (OpenAI-compatible; for {who})")
+        if facts["addresses"]:
+            self._console.print(f"  join by   metainf up --join {facts['addresses'][0]}", markup=False)
         if self._try_out:
             self._console.print(f"  try       {self._try_out}   in another terminal", markup=False)
         self._console.print()
+
+    def _say_peer(self, event: str, facts: Mapping[str, Any]) -> None:
+        assert self._console is not None  # noqa: S101 -- checked by the caller; narrows the type
+        few = len(self._peers) < NAMED_PEERS
+        (self._peers.add if event == "peer_joined" else self._peers.discard)(facts["peer"])
+        if not few:
+            return
+        self._rest()
+        who = f"{facts.get('name') or 'a node'} ({facts['peer'][-8:]})"
+        if event == "peer_joined":
+            models = ", ".join(facts["models"])
+            self._console.print(f"swarm: {who} is here" + (f", serves {models}" if models else ""), markup=False)
+        else:
+            self._console.print(f"swarm: {who} is gone ({facts['reason']})", markup=False)
 
     def _say_engine(self, facts: Mapping[str, Any]) -> None:
         assert self._console is not None  # noqa: S101 -- checked by the caller; narrows the type

@@ -14,10 +14,9 @@ from node.cli.api_keys import read_keys
 from node.cli.consent import Intent, obtain
 from node.cli.options import VERSION, places_of, settings_of
 from node.cli.progress import Narrator
-from node.core.address import BindAddress
 from node.errors import ConfigError, ExitCode
 from node.places import Places
-from node.policies import policies_of
+from node.policies import Policies, policies_of
 from node.settings import Effective, LogSection, Settings
 from node.telemetry import Events, configure_log, stdout_events
 
@@ -33,7 +32,7 @@ def start(
     """
     settings = _with_kept_keys(settings_of(where, config_file, command_line), where)
     policies = policies_of(settings, where, version=VERSION)
-    obtain(where.consent_file, _intent(settings, policies.api), yes=yes, terminal=_terminal())
+    obtain(where.consent_file, _intent(settings, policies), yes=yes, terminal=_terminal())
     # The narrator tells the story; the log's own lines would tell it twice. Whoever sets the log gets the log.
     told = not json_events and settings.log == LogSection()
     with system.node_lock(where.lock_file):
@@ -73,8 +72,8 @@ def _with_kept_keys(in_force: Effective, where: Places) -> Settings:
     return settings.with_api_keys(keys)
 
 
-def _intent(settings: Settings, bind: BindAddress) -> Intent:
-    engine = settings.engine
+def _intent(settings: Settings, policies: Policies) -> Intent:
+    engine, bind = settings.engine, policies.api
     if not engine.enabled:
         what = "no engine"
     elif engine.url:
@@ -82,10 +81,14 @@ def _intent(settings: Settings, bind: BindAddress) -> Intent:
     else:
         what = f"vLLM with the model {engine.model!r} on this machine's GPU, or on its {os.cpu_count()} CPU cores"
     local_model = engine.model == "embedded" or engine.model.startswith((".", "/", "~"))
+    access = policies.swarm.access if policies.swarm is not None else None
     return Intent(
         engine=what,
         bind=str(bind),
         beyond_loopback=not bind.loopback,
         keys=len(settings.api.keys),
         downloads=engine.enabled and engine.url is None and not local_model,
+        swarm=str(policies.swarm.swarm) if policies.swarm is not None else None,
+        serves=engine.enabled and access is not None and not access.serve.empty,
+        asks=access is not None and not access.ask.empty,
     )

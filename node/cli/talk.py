@@ -1,4 +1,4 @@
-"""`metainf status`, `models`, `ask`: verbs that speak to the running node over its control socket."""
+"""`metainf status`, `peers`, `models`, `ask`: verbs that speak to the running node over its control socket."""
 
 import json
 import sys
@@ -30,6 +30,9 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     click.echo(f"peer id   {facts['peer_id']}")
     click.echo(f"up        {_duration(facts['uptime_s'])}, version {facts['version']}")
     click.echo(f"api       {facts['api_url']}")
+    for address in facts["addresses"]:
+        click.echo(f"reached   {address}")
+    click.echo(f"swarm     {facts['swarm'] or 'none'}: {_company(facts['peers'])}")
     click.echo(f"engine    {engine['state']}: {engine['reason']}")
     if engine["model"]:
         click.echo(f"model     {engine['model']}, strategy {engine['strategy']}")
@@ -41,6 +44,12 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     click.echo(f"requests  {counts}")
 
 
+def _company(peers: dict[str, Any]) -> str:
+    if not peers["known"]:
+        return "nobody else known; join with --join ADDRESS, an address that another node printed"
+    return f"{peers['connected']} peers connected, {peers['known']} known"
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -50,8 +59,36 @@ def _duration(seconds: float) -> str:
 @click.command()
 @data_dir_option
 @json_option
+def peers(data_dir: Path | None, as_json: bool) -> None:
+    """List the nodes of the swarm that the running node knows, and what they serve."""
+    answer = control_client.get_json(places_of(data_dir).control_socket, "/peers")
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    if not answer["peers"]:
+        click.echo("nobody else is known", err=True)
+    for peer in answer["peers"]:
+        click.echo(f"{peer['peer_id']}   {peer['name'] or ''}")
+        click.echo(f"    {_standing(peer)}")
+        for model in peer["models"]:
+            click.echo(f"    serves {model['name']}")
+
+
+def _standing(peer: dict[str, Any]) -> str:
+    way = f"connected, {peer['rtt_ms']:g} ms" if peer["rtt_ms"] is not None else "connected"
+    words = [way if peer["connected"] else "not connected"]
+    if peer["load"] is not None:
+        words.append(f"{peer['load']['work']:g} prompts outstanding")
+    if peer["closed"]:
+        words.append(f"not asked now: {peer['closed']}")
+    return ", ".join(words)
+
+
+@click.command()
+@data_dir_option
+@json_option
 def models(data_dir: Path | None, as_json: bool) -> None:
-    """List the models that the running node answers for."""
+    """List the models that the running node answers for: its own, and those of the swarm."""
     answer = control_client.get_json(places_of(data_dir).control_socket, "/v1/models")
     if as_json:
         click.echo(json.dumps(answer))
@@ -64,6 +101,7 @@ def models(data_dir: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("prompt", required=False)
 @click.option("--model", help="Which model; default: the node's own.")
+@click.option("--via", metavar="PEER", help="Let this node of the swarm answer and no other: its peer id.")
 @click.option("--system", help="A system message.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Longest answer.")
 @click.option("--temperature", type=click.FloatRange(0, 2))
@@ -73,6 +111,7 @@ def models(data_dir: Path | None, as_json: bool) -> None:
 def ask(
     prompt: str | None,
     model: str | None,
+    via: str | None,
     system: str | None,
     max_tokens: int,
     temperature: float | None,
@@ -89,7 +128,10 @@ def ask(
     messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": text}]
     body: dict[str, Any] = {"model": model, "messages": messages, "stream": not as_json, "max_tokens": max_tokens}
     body |= {"temperature": temperature} if temperature is not None else {}
-    with control_client.request(socket_path, "POST", "/v1/chat/completions", body, timeout=timeout) as response:
+    headers = {"x-metainf-via": via} if via else {}
+    with control_client.request(
+        socket_path, "POST", "/v1/chat/completions", body, headers=headers, timeout=timeout
+    ) as response:
         if response.status != 200:
             raise _refusal(response)
         if as_json:

@@ -13,6 +13,9 @@ from node.cli.options import config_option, data_dir_option, places_of
 @click.option("--no-engine", is_flag=True, help="Run no engine.")
 @click.option("--engine-url", help="Speak for the OpenAI server at this URL instead of running an engine.")
 @click.option("--http", "bind", metavar="HOST:PORT", help="Where the API listens; port 0 takes any. [127.0.0.1:8470]")
+@click.option("--join", multiple=True, metavar="MULTIADDR", help="Join the swarm through this node; may be repeated.")
+@click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where peers reach this node. [0.0.0.0:47470]")
+@click.option("--bootstrap-only", is_flag=True, help="Run no engine; be a node that others join through.")
 @click.option("--name", help="What people call this node.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, as in `config show`.")
 @click.option("--yes", is_flag=True, help="Agree to what the first start would ask.")
@@ -24,6 +27,9 @@ def up(
     no_engine: bool,
     engine_url: str | None,
     bind: str | None,
+    join: tuple[str, ...],
+    listen: tuple[str, ...],
+    bootstrap_only: bool,
     name: str | None,
     assignments: tuple[str, ...],
     yes: bool,
@@ -32,13 +38,16 @@ def up(
     data_dir: Path | None,
 ) -> int:
     """Start a node in the foreground. Ctrl-C finishes what runs and stops it; twice, at once."""
-    if sum((model is not None, no_engine, engine_url is not None)) > 1:
-        raise click.UsageError("--model, --no-engine and --engine-url exclude each other")
+    if sum((model is not None, no_engine, engine_url is not None, bootstrap_only)) > 1:
+        raise click.UsageError("--model, --no-engine, --engine-url and --bootstrap-only exclude each other")
     command_line: dict[str, object] = {
         "engine.model": model,
-        "engine.enabled": False if no_engine else None,
+        "engine.enabled": False if no_engine or bootstrap_only else None,
         "engine.url": engine_url,
         "api.bind": bind,
+        "p2p.join": join,
+        "p2p.listen": listen,
+        "p2p.bootstrap": True if bootstrap_only else None,
         "node.name": name,
         **dict(_assignment(text) for text in assignments),
     }

@@ -182,6 +182,13 @@ class AddressBook:
         """Return all addresses of a peer, best first."""
         return tuple(place.address for place in sorted(self._places.get(peer, {}).values(), key=lambda p: p.order))
 
+    def introduced(self) -> tuple[PeerId, ...]:
+        """Return who is worth a dial before anything else is heard of it: found on this network, or remembered."""
+        found = {peer: min(place.source for place in places.values()) for peer, places in self._places.items()}
+        return tuple(
+            sorted((peer for peer in found if Source.NEAR <= found[peer] <= Source.REMEMBERED), key=found.__getitem__)
+        )
+
     def to_remember(self) -> tuple[Address, ...]:
         """Return what to write down for the next run: of each peer the address that worked last, newest first."""
         best = (

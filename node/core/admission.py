@@ -7,6 +7,9 @@ Turns are taken by: the owner first; then whoever has waited for half of the lon
 newcomers with nothing running cannot starve anybody); then whoever has least running; then first come, first
 served. When the queue is full, a lighter requester displaces the youngest ticket of the heaviest, so that one
 client cannot close the door on the others by filling the queue.
+
+The owner may keep some slots from the swarm: peers together never hold more than `running - reserved`. Who is kept out
+only by that is passed over, not waited for: the owner and the holders of keys take the free slots past them.
 """
 
 import math
@@ -31,11 +34,18 @@ class AdmissionLimits:
         running: prompts at the engine together; vLLM queues beyond its `max_num_seqs`, unfairly, so keep to it.
         waiting: tickets in the queue.
         longest_wait: seconds in the queue after which a client is told to come back.
+        reserved: of `running`, those that peers never take. With all of them reserved, peers are declined at once.
     """
 
     running: int = 64
     waiting: int = 256
     longest_wait: float = 60.0
+    reserved: int = 0
+
+    @property
+    def for_peers(self) -> int:
+        """Prompts of peers at the engine together."""
+        return self.running - self.reserved
 
 
 class Decline(Enum):
@@ -88,6 +98,7 @@ class Admission:
         self._running: dict[int, Ticket] = {}
         self._waiting: dict[int, Ticket] = {}
         self._running_of: Counter[Requester] = Counter()
+        self._peers_running = 0
         self._waiting_of: Counter[Requester] = Counter()
         self._endings: deque[float] = deque(maxlen=RATE_MEMORY)
 
@@ -100,6 +111,17 @@ class Admission:
     def waiting(self) -> int:
         """Tickets in the queue."""
         return len(self._waiting)
+
+    @property
+    def slots(self) -> int:
+        """Tickets that hold a slot together at most."""
+        return self._limits.running
+
+    def takes(self, requester: Requester) -> bool:
+        """Tell whether a prompt that came now would be admitted or queued, not declined."""
+        if self._never(requester):
+            return False
+        return self._may_start(requester) or self._has_place() or self._heaviest(requester) is not None
 
     def holds_slot(self, ticket: Ticket) -> bool:
         """Tell whether a ticket has been admitted and not yet given back."""
@@ -117,12 +139,16 @@ class Admission:
             arrived=now,
             until=now + self._limits.longest_wait,
         )
-        if len(self._running) < self._limits.running and not self._waiting:
+        # Nobody is overtaken who could start: whoever waits beside a free slot is a peer at the owner's reserve, and
+        # then this is none.
+        if self._may_start(requester):
             self._next_number += 1
             self._start(ticket)
             return Admitted(ticket=ticket)
+        if self._never(requester):
+            return Declined(reason=Decline.QUEUE_FULL, retry_after=LONGEST_RETRY)
         displaced = None
-        if len(self._waiting) >= self._limits.waiting:
+        if not self._has_place():
             displaced = self._heaviest(requester)
             if displaced is None:
                 return Declined(reason=Decline.QUEUE_FULL, retry_after=self.retry_after(now))
@@ -136,6 +162,7 @@ class Admission:
         """Give a ticket back; returns those that are admitted in its place, in the order of their turns."""
         if ticket.number in self._running:
             del self._running[ticket.number]
+            self._peers_running -= _is_peer(ticket.requester)
             _less(self._running_of, ticket.requester)
             self._endings.append(now)
         elif ticket.number in self._waiting:
@@ -163,8 +190,21 @@ class Admission:
         rate = len(self._endings) / seconds
         return min(max(math.ceil((len(self._waiting) + 1) / rate), SHORTEST_RETRY), LONGEST_RETRY)
 
+    def _may_start(self, requester: Requester) -> bool:
+        if len(self._running) >= self._limits.running:
+            return False
+        return not _is_peer(requester) or self._peers_running < self._limits.for_peers
+
+    def _never(self, requester: Requester) -> bool:
+        """Whether waiting would be in vain, because the owner has reserved every slot."""
+        return _is_peer(requester) and self._limits.reserved > 0 and self._limits.for_peers <= 0
+
+    def _has_place(self) -> bool:
+        return len(self._waiting) < self._limits.waiting
+
     def _start(self, ticket: Ticket) -> None:
         self._running[ticket.number] = ticket
+        self._peers_running += _is_peer(ticket.requester)
         self._running_of[ticket.requester] += 1
 
     def _forget_waiting(self, ticket: Ticket) -> None:
@@ -174,7 +214,10 @@ class Admission:
     def _fill(self, now: float) -> tuple[Ticket, ...]:
         admitted: list[Ticket] = []
         while self._waiting and len(self._running) < self._limits.running:
-            ticket = min(self._waiting.values(), key=lambda waiting: self._turn(waiting, now))
+            able = [ticket for ticket in self._waiting.values() if self._may_start(ticket.requester)]
+            if not able:
+                break
+            ticket = min(able, key=lambda waiting: self._turn(waiting, now))
             self._forget_waiting(ticket)
             self._start(ticket)
             admitted.append(ticket)
@@ -199,6 +242,10 @@ class Admission:
             if count > most or (youngest is not None and count == most):
                 youngest, most = ticket, count
         return youngest
+
+
+def _is_peer(requester: Requester) -> bool:
+    return requester.kind is RequesterKind.PEER
 
 
 def _less(counts: Counter[Requester], requester: Requester) -> None:

@@ -98,6 +98,14 @@ class EngineSnapshot:
     pid: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as the engine lists it. `max_length`: tokens of prompt and output together, where it tells."""
+
+    name: str
+    max_length: int | None = None
+
+
 class ImpossibleEvent(Exception):
     """The keeper's own bug: an event that cannot happen in this state."""
 

@@ -5,7 +5,8 @@ line, nothing decoded, so that there is one spelling of each.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
 import trio
 
@@ -19,8 +20,10 @@ from node.http.errors import envelope, not_found, wrong_method
 from node.http.gateway import Gateway
 from node.http.intake import Offence, request_id
 from node.http.metrics import HttpMetrics
+from node.http.models import ModelList
 from node.http.operator import EngineMetrics, Operator
 from node.ports import EngineBoard, Replica
+from protocol.advert import ModelOffer
 
 _READ_METHODS = frozenset({"GET", "HEAD"})
 
@@ -35,22 +38,34 @@ def http_app(  # noqa: PLR0913  # the capabilities of the surface, each by itsel
     metrics: HttpMetrics,
     offence: Offence,
     limits: HttpLimits | None = None,
+    models: Callable[[], Sequence[ModelOffer]] = tuple,
+    serving: Callable[[], bool] = bool,
     clock: Callable[[], float] = trio.current_time,
 ) -> App:
     """Build the application of the API.
 
     Args:
-        replica: who answers prompts: `LocalReplica` today, a router later.
+        replica: who answers prompts: `SwarmReplica`, or `LocalReplica` on a node that is alone.
         board: read for readiness, for what is told while a model loads, and for headers.
         engine_metrics: returns the engine's exposition, b"" without one (`LocalReplica.engine_metrics`).
         keys: who may ask. `KeyRing()` lets in this machine alone, as the owner.
         offence: told of everything that no honest client sends, by kind: it counts and logs. The server underneath
             should report to the same.
+        models: what the swarm serves; nothing, on a node that is alone.
+        serving: whether any peer would answer: a node without an engine is then ready too.
         clock: the loop's time, in seconds, in which deadlines of prompts are given.
     """
     limits = limits or HttpLimits()
+    listing = ModelList(
+        replica=replica,
+        board=board,
+        peer_id=identity.peer_id,
+        offers=models,
+        created=int(datetime.now(UTC).timestamp()),
+    )
     gateway = Gateway(
         replica=replica,
+        models=listing,
         board=board,
         identity=identity,
         keys=keys,
@@ -61,6 +76,7 @@ def http_app(  # noqa: PLR0913  # the capabilities of the surface, each by itsel
     )
     operator = Operator(
         board=board,
+        serving=serving,
         identity=identity,
         metrics=metrics,
         offence=offence,

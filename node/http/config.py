@@ -21,8 +21,8 @@ class HttpLimits:
 
     Attributes:
         body_bytes: of one request. 32 MiB holds a dozen photographs in base64; vLLM itself has no limit.
-        answer_seconds: from a prompt's arrival to the end of its turn in the queue at the latest; OpenAI's clients
-            give up after 600 s.
+        answer_seconds: from a prompt's arrival to the last byte of a peer's answer, and to its turn at this node's own
+            engine. Whoever waits less long leaves, which is noticed; a small machine may well write for half an hour.
         allow_remote_media: whether prompts may name media by URL. The engine would fetch them from inside the
             volunteer's network, so it is off by default.
         show_node: whether answers say which node and strategy gave them.
@@ -33,7 +33,7 @@ class HttpLimits:
     """
 
     body_bytes: int = 32 * 1024 * 1024
-    answer_seconds: float = 600.0
+    answer_seconds: float = 3600.0
     allow_remote_media: bool = False
     show_node: bool = True
     origins: tuple[str, ...] = ()

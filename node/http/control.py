@@ -17,6 +17,7 @@ def control_app(
     *,
     api: App,
     status: Callable[[], Mapping[str, Any]],
+    peers: Callable[[], Mapping[str, Any]],
     stop: Callable[[str], None],
     restart_engine: Callable[[str], None],
 ) -> App:
@@ -25,12 +26,16 @@ def control_app(
     Args:
         api: answers every path that is not a command, on behalf of the node's owner.
         status: the document of `metainf status --json`.
+        peers: the document of `metainf peers --json`.
         stop: asks the node to stop, with the reason.
         restart_engine: asks the engine to drain and start again, with the reason.
     """
 
     async def get_status(_: Request) -> JSONResponse:
         return JSONResponse(dict(status()))
+
+    async def get_peers(_: Request) -> JSONResponse:
+        return JSONResponse(dict(peers()))
 
     async def post_stop(_: Request) -> JSONResponse:
         stop("asked for over the control socket")
@@ -43,6 +48,7 @@ def control_app(
     return Router(
         [
             Route("/status", get_status, methods=["GET"]),
+            Route("/peers", get_peers, methods=["GET"]),
             Route("/stop", post_stop, methods=["POST"]),
             Route("/engine/restart", post_restart, methods=["POST"]),
         ],

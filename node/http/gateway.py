@@ -27,12 +27,13 @@ from node.http.auth import Caller, KeyRing
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.cors import allowed_origin, response_headers
 from node.http.errors import envelope, no_answer, retry_header, stream_error
-from node.http.intake import ClientGone, Offence, forbidden, read_body, request_id, travelling
+from node.http.intake import ClientGone, Offence, forbidden, read_body, request_id, travelling, via
 from node.http.metrics import HttpMetrics
 from node.http.sse import EventHolder
 from node.ports import Answer, EngineBoard, Replica, ServedAnswer
 
 EVENT_STREAM = b"text/event-stream"
+LISTING = frozenset({"/v1/models", "/v1/models/{id}"})
 # Of this hop, or written here in their place; what an engine may believe of itself stays its own business.
 _NOT_PASSED = frozenset({b"server", b"date", b"x-request-id", b"connection", b"keep-alive", b"transfer-encoding"})
 _JSON = (b"content-type", b"application/json")
@@ -68,6 +69,7 @@ class Gateway:
         self,
         *,
         replica: Replica,
+        models: Replica,
         board: EngineBoard,
         identity: NodeIdentity,
         keys: KeyRing,
@@ -77,6 +79,7 @@ class Gateway:
         clock: Callable[[], float],
     ) -> None:
         self._replica = replica
+        self._models = models  # answers what is asked of the list of models
         self._board = board
         self._identity = identity
         self._keys = keys
@@ -130,6 +133,10 @@ class Gateway:
         if refusal is not None:
             await self._refuse(course, refusal, send)
             return None
+        only = via(scope)
+        if isinstance(only, Refusal):
+            await self._refuse(course, only, send)
+            return None
         seen = peek(body)
         course.model = seen.model
         if caller.limits.tokens_per_minute is not None:
@@ -145,6 +152,7 @@ class Gateway:
             stream=seen.stream,
             requester=caller.requester,
             deadline=course.arrived + self._limits.answer_seconds,
+            via=only,
         )
 
     async def _attend(self, course: _Course, prompt: Prompt, receive: Receive, send: Send) -> None:
@@ -173,8 +181,9 @@ class Gateway:
 
     async def _ask(self, course: _Course, prompt: Prompt, send: Send) -> None:
         course.asked = self._clock()
+        replica = self._models if course.route.name in LISTING else self._replica
         try:
-            async with self._replica.answer(prompt) as answer:
+            async with replica.answer(prompt) as answer:
                 await self._pass_on(course, answer, send)
         except Refused as refused:
             await self._refuse(course, refused.refusal, send)

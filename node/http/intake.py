@@ -14,10 +14,12 @@ from node.core.media import THREAD_BYTES, screen
 from node.core.prompt import Headers
 from node.errors import Refusal
 from node.http.asgi import Receive, Scope, header
-from node.http.errors import too_large
+from node.http.errors import invalid, too_large
 
 ID_LENGTH = 128
 OBJECTIVE = b"x-metainf-objective"
+VIA = b"x-metainf-via"
+VIA_LENGTH = 64  # a peer id has 52 characters
 # Of this hop, secret, about the client's connection, or the engine's own business (which rank of it is to serve).
 _STAYS_HERE = frozenset(
     {
@@ -80,6 +82,16 @@ def request_id(scope: Scope) -> str:
     if given is not None and 0 < len(given) <= ID_LENGTH and all(0x21 <= byte <= 0x7E for byte in given):
         return given.decode("ascii")
     return secrets.token_hex(16)
+
+
+def via(scope: Scope) -> str | Refusal | None:
+    """Return the node that alone may answer, as the client names it; None where it names none."""
+    given = header(scope, VIA)
+    if given is None:
+        return None
+    if not 0 < len(given) <= VIA_LENGTH or not all(0x21 <= byte <= 0x7E for byte in given):
+        return invalid(f"x-metainf-via is a peer id: 1 to {VIA_LENGTH} visible characters.", code="invalid_via")
+    return given.decode("ascii")
 
 
 def travelling(scope: Scope, own_id: str) -> Headers:

@@ -30,6 +30,7 @@ class Operator:
         self,
         *,
         board: EngineBoard,
+        serving: Callable[[], bool],
         identity: NodeIdentity,
         metrics: HttpMetrics,
         offence: Offence,
@@ -38,6 +39,7 @@ class Operator:
         limits: HttpLimits,
     ) -> None:
         self._board = board
+        self._serving = serving
         self._identity = identity
         self._metrics = metrics
         self._offence = offence
@@ -67,10 +69,13 @@ class Operator:
     async def _ready(self, scope: Scope, send: Send) -> None:
         del scope
         snapshot = self._board.snapshot()
-        ready = snapshot.state is EngineState.READY
+        by_peers = snapshot.state is EngineState.OFF and self._serving()
+        ready = snapshot.state is EngineState.READY or by_peers
         body = {"status": "ready" if ready else "not ready", "engine": snapshot.state.value}
         if not ready:
             body["reason"] = snapshot.progress or snapshot.reason
+        elif by_peers:
+            body["reason"] = "peers of the swarm answer"
         headers = [_JSON] if ready else [_JSON, (b"retry-after", b"%d" % READY_RETRY)]
         await reply(send, 200 if ready else 503, json.dumps(body).encode("ascii"), headers)
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import trio
 
+from node.core.engine_state import ServedModel
 from node.errors import Broken
 from node.ports import Endpoint, Upstream
 
 ANSWER_LIMIT = 1 << 20  # bytes read of any answer; a list of a thousand models has some 200 KiB
-NAMES_LIMIT = 1000  # models of one server that are looked at
+MODELS = 1000  # models of one server that are looked at
 JSON_HEADERS = ((b"content-type", b"application/json"), (b"accept", b"application/json"))
 MISSING = (404, 405, 501)  # what servers say of an endpoint that they do not have
 REFUSING = (401, 403)
@@ -68,10 +69,10 @@ class EngineProbe:
             finding = await self._ask("GET", "/v1/models", patience=self._patience)
         return finding
 
-    async def names(self) -> tuple[Finding, tuple[str, ...]]:
-        """Return the names that the server serves models under."""
+    async def models(self) -> tuple[Finding, tuple[ServedModel, ...]]:
+        """Return the models that the server lists."""
         finding = await self._ask("GET", "/v1/models", patience=self._patience)
-        return finding, _names_in(finding.body) if finding.good else ()
+        return finding, _models_in(finding.body) if finding.good else ()
 
     async def token(self, model: str, *, patience: float) -> Finding:
         """Have one token generated, or one text embedded: the proof that the engine behind the server works."""
@@ -110,9 +111,13 @@ def _judge(target: str, status: int, body: bytes) -> Finding:
     return Finding(verdict=Verdict.DOWN, words=words)
 
 
-def _names_in(body: bytes) -> tuple[str, ...]:
+def _models_in(body: bytes) -> tuple[ServedModel, ...]:
     try:
         listed: Any = json.loads(body)["data"]
-        return tuple(str(model["id"]) for model in listed[:NAMES_LIMIT])
-    except (ValueError, KeyError, TypeError):
+        return tuple(ServedModel(str(model["id"]), _length(model.get("max_model_len"))) for model in listed[:MODELS])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return ()
+
+
+def _length(value: object) -> int | None:
+    return value if type(value) is int and value > 0 else None

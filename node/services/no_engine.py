@@ -2,7 +2,7 @@
 
 import trio
 
-from node.core.engine_state import EngineSnapshot, EngineState
+from node.core.engine_state import EngineSnapshot, EngineState, ServedModel
 from node.ports import Endpoint
 
 
@@ -21,6 +21,10 @@ class NoEngine:
     def endpoint(self) -> Endpoint | None:
         """See the port."""
         return None
+
+    def models(self) -> tuple[ServedModel, ...]:
+        """Return what it serves: nothing."""
+        return ()
 
     async def changed(self, than: EngineSnapshot) -> EngineSnapshot:
         """See the port; nothing ever changes."""

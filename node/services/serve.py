@@ -13,9 +13,10 @@ import trio
 from node.core.admission import Admission, Admitted, Decline, Declined, Ticket
 from node.core.endpoints import find
 from node.core.engine_state import EngineSnapshot, EngineState
-from node.core.prompt import Headers, Prompt
+from node.core.prompt import OWNER, Headers, Prompt, Requester
 from node.errors import Broken, Refusal, Refused, Unreached
 from node.ports import Answer, EngineBoard, Served, ServedAnswer, Upstream
+from protocol.load import Load, Serving
 
 LOADING_RETRY = 5  # seconds: an engine takes 16 s and more to start, so an answer in five is soon enough
 LOADING = frozenset({EngineState.PREPARING, EngineState.STARTING})
@@ -23,6 +24,12 @@ AWAY = {
     EngineState.OFF: "This node runs no engine.",
     EngineState.FAILED: "The engine cannot be started; the node's status says why.",
     EngineState.STOPPED: "The node is shutting down.",
+}
+SERVING = {
+    EngineState.PREPARING: Serving.LOADING,
+    EngineState.STARTING: Serving.LOADING,
+    EngineState.READY: Serving.READY,
+    EngineState.DRAINING: Serving.DRAINING,
 }
 METRICS_DEADLINE = 5.0  # seconds for the engine to tell its metrics
 METRICS_BYTES = 4 * 1024 * 1024  # vLLM's are 51 KB
@@ -77,6 +84,16 @@ class LocalReplica:
             failed=self._failed,
             refused=self._refused,
             abandoned=self._abandoned,
+        )
+
+    def load(self, requester: Requester = OWNER) -> Load:
+        """Tell how busy the engine is now, and whether a prompt of that requester would find a slot or a place."""
+        return Load(
+            running=self._admission.running,
+            waiting=self._admission.waiting,
+            slots=self._admission.slots,
+            accepting=self._admission.takes(requester),
+            serving=SERVING.get(self._board.snapshot().state, Serving.AWAY),
         )
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from node.core.engine_end import describe_end, hopeless
-from node.core.engine_state import SERVING, EngineEvent, EngineLife, EngineSnapshot, EngineState
+from node.core.engine_state import SERVING, EngineEvent, EngineLife, EngineSnapshot, EngineState, ServedModel
 from node.errors import EngineUnavailable
 from node.ports import Endpoint, EngineLauncher, EngineProcess, LaunchPlan, Upstream
 from node.services.engine_probe import EngineProbe, Finding, Verdict
@@ -96,7 +96,7 @@ class EngineKeeper:
         self._on_change = on_change
         self._wish = _Wish(number=0, running=True, plan=plan, reason="the node starts")
         self._process: EngineProcess | None = None
-        self._names: tuple[str, ...] = ()
+        self._models: tuple[ServedModel, ...] = ()
         self._news = trio.Event()
         self._life = EngineLife(
             snapshot=EngineSnapshot(
@@ -120,9 +120,9 @@ class EngineKeeper:
             return None
         return self._process.endpoint
 
-    def models(self) -> tuple[str, ...]:
-        """Names that the engine lists; empty until it was ready once."""
-        return self._names
+    def models(self) -> tuple[ServedModel, ...]:
+        """Return what the engine lists; empty until it was ready once."""
+        return self._models
 
     async def changed(self, than: EngineSnapshot) -> EngineSnapshot:
         """See the port."""
@@ -263,13 +263,14 @@ class EngineKeeper:
         return f"{latest.words}, after {self._limits.start_timeout:g} s"
 
     async def _examine(self, probe: EngineProbe, plan: LaunchPlan) -> Finding:
-        """Health, then names, then a token: the last finding tells how far it got."""
+        """Health, then models, then a token: the last finding tells how far it got."""
         finding = await probe.health()
         if not finding.good:
             return finding
-        finding, names = await probe.names()
+        finding, models = await probe.models()
         if not finding.good:
             return finding
+        names = tuple(model.name for model in models)
         model = plan.served_name or (names[0] if names else "")
         if model not in names:
             words = f"it serves {', '.join(names) or 'no model'}, not {model or 'any'}"
@@ -280,7 +281,7 @@ class EngineKeeper:
             # It generates and embeds nothing (it ranks, say): being well and listing its model must do.
             finding = replace(finding, verdict=Verdict.GOOD)
         if finding.good:
-            self._names = names
+            self._models = models
             self._show(replace(self._life.snapshot, model=model))
         return finding
 

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import stat
+import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -517,6 +518,9 @@ async def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None
 
 
 async def test_neither_descriptors_nor_tasks_are_left_behind() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # what other tests left is not this one's
     async with serving(echo) as served:
         async with connected(served.bind) as client:
             await client.send(GET)

@@ -2,8 +2,11 @@ import os
 import socket
 import subprocess
 import sys
+from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from node.adapters import nvml, system
@@ -62,6 +65,30 @@ def test_a_second_node_on_one_data_folder_is_refused_with_the_pid_of_the_first(t
     assert f"pid {os.getpid()}" in second.stdout
     with system.node_lock(lock):
         pass
+
+
+def test_local_addresses_can_be_bound_to_and_loopback_is_last() -> None:
+    addresses = [ip_address(each) for each in system.local_addresses()]
+    assert ip_address("127.0.0.1") in addresses
+    assert not any(each.version == 6 and each.is_link_local for each in addresses)
+    assert [each.is_loopback for each in addresses] == sorted(each.is_loopback for each in addresses)
+    for each in addresses:
+        with socket.socket(socket.AF_INET6 if each.version == 6 else socket.AF_INET) as probe:
+            probe.bind((str(each), 0))
+
+
+def test_addresses_of_interfaces_that_are_down_and_of_a_link_alone_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(text: str) -> SimpleNamespace:
+        return SimpleNamespace(family=socket.AF_INET6 if ":" in text else socket.AF_INET, address=text)
+
+    here = {
+        "lo": [at("127.0.0.1"), at("::1")],
+        "eth0": [at("fe80::1%eth0"), at("2001:db8::7"), at("192.0.2.7"), SimpleNamespace(family=17, address="00:00")],
+        "eth1": [at("192.0.2.8")],
+    }
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: here)
+    monkeypatch.setattr(psutil, "net_if_stats", lambda: {name: SimpleNamespace(isup=name != "eth1") for name in here})
+    assert system.local_addresses() == ("192.0.2.7", "2001:db8::7", "127.0.0.1", "::1")
 
 
 def test_a_machine_without_a_gpu_is_a_normal_machine() -> None:

@@ -2,21 +2,26 @@
 
     python -m tests.benchmarks.bench_p2p --quick
     python -m tests.benchmarks.bench_p2p --without WINDOW_CREDIT
+    python -m tests.benchmarks.bench_p2p --lattica /tmp/lattica/bin/python
 
-CPU is user and system time of both processes, by the kernel's clock. See README.md.
+CPU is user and system time of both processes, by the kernel's clock. With `--lattica` the same payloads go through
+lattica too (a libp2p in Rust, called from Python), each round right after ours. See README.md.
 """
 
 import argparse
 import json
 import logging
 import os
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import trio
 
@@ -30,6 +35,7 @@ from protocol.addresses import Address, parse_address
 HERE = Address("ip4", "127.0.0.1", 0)
 ECHO, PUMP = "/metainf/bench-echo/1", "/metainf/bench-pump/1"
 CHUNK = 100  # bytes: about a token with its frame
+ASK = 1024  # bytes: a short prompt
 BULK = 256 * 1024
 PATIENCE = 60.0
 WARM_UP = 50
@@ -73,11 +79,11 @@ async def serve() -> None:
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
 
 
-async def round_trips(stream: PeerStream, count: int) -> list[float]:
+async def round_trips(stream: PeerStream, count: int, size: int = CHUNK) -> list[float]:
     times = []
     for _ in range(count):
         began = time.perf_counter()
-        await stream.send(b"x" * CHUNK)
+        await stream.send(b"x" * size)
         await stream.receive()
         times.append(time.perf_counter() - began)
     return times
@@ -105,10 +111,11 @@ async def measure(address: Address, size: Size, disabled: frozenset[Workaround])
         await host.connect(peer)
         row["connect ms"] = 1e3 * (time.perf_counter() - began)
         async with host.open(peer, ECHO, patience=PATIENCE) as stream:
-            await round_trips(stream, WARM_UP)
-            times = await round_trips(stream, size.rounds)
-            row["round trip p50 ms"] = 1e3 * statistics.median(times)
-            row["round trip p99 ms"] = 1e3 * sorted(times)[int(0.99 * len(times))]
+            for name, payload in (("100 B", CHUNK), ("1 KiB", ASK)):
+                await round_trips(stream, WARM_UP, payload)
+                times = await round_trips(stream, size.rounds, payload)
+                row[f"round trip {name} p50 ms"] = 1e3 * statistics.median(times)
+                row[f"round trip {name} p99 ms"] = 1e3 * sorted(times)[int(0.99 * len(times))]
         row["new stream p50 ms"] = 1e3 * statistics.median(
             [await new_stream(host, address) for _ in range(size.streams)]
         )
@@ -167,6 +174,42 @@ def run(size: Size, disabled: frozenset[Workaround] = frozenset()) -> dict[str, 
             server.wait(10)
 
 
+def run_lattica(python: str, size: Size) -> dict[str, float]:
+    """Measure lattica once, both ends in fresh processes of its own environment."""
+    script = [python, "-W", "ignore", str(Path(__file__).with_name("lattica_pair.py"))]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]  # lattica tells no port that the system chose
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [*script, "serve", str(port), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as server,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            address = server.stdout.readline().strip()
+            command = [*script, "measure", address, folder, json.dumps(asdict(size))]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
+            return json.loads(done.stdout.strip().rpartition("\n")[2])
+        finally:
+            server.stdin.close()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def compared(rows: list[dict[str, float]], others: list[dict[str, float]]) -> None:
+    """Print both and the median of the ratios of each round."""
+    print(f"{'':32} {'the node':>10} {'lattica':>10} {'ratio':>8}")
+    for key in others[0]:
+        ours, theirs = ([each[key] for each in side] for side in (rows, others))
+        ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+        print(f"{key:32} {statistics.median(ours):10.3f} {statistics.median(theirs):10.3f} {ratio:8.2f}")
+
+
 def main() -> None:
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,13 +218,21 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], choices=[each.name for each in Workaround], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3, help="the median of this many is shown")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--lattica", metavar="PYTHON", help="of an environment that has lattica; not the project's")
     chosen = parser.parse_args()
     if chosen.serve:
         serving: Callable[[], Awaitable[None]] = serve
         trio.run(serving)
         return
     size = QUICK if chosen.quick else Size()
-    rows = [run(size, frozenset(Workaround[name] for name in chosen.without)) for _ in range(chosen.rounds)]
+    rows, others = [], []
+    for _ in range(chosen.rounds):
+        rows.append(run(size, frozenset(Workaround[name] for name in chosen.without)))
+        if chosen.lattica:
+            others.append(run_lattica(chosen.lattica, size))
+    if others:
+        compared(rows, others)
+        return
     row = {key: statistics.median(each[key] for each in rows) for key in rows[0]}
     if chosen.json:
         print(json.dumps(row))

@@ -46,6 +46,22 @@ def test_reaching_further_than_agreed_is_asked_anew(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err == ""
 
 
+def test_taking_part_in_a_swarm_is_said_plainly_and_asked_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "consent.json"
+    obtain(file, LOCAL, yes=True, terminal=False)
+    capsys.readouterr()
+    among = replace(LOCAL, swarm="public", serves=True, asks=True)
+    obtain(file, among, yes=True, terminal=False)
+    said = capsys.readouterr().err
+    assert "whose owners can read them" in said
+    assert "Other nodes' prompts are answered" in said
+    assert "Nothing leaves" not in said
+    obtain(file, replace(among, asks=False), yes=False, terminal=False)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 9, "accepted": true}', "\x00"])
 def test_a_damaged_answer_is_no_answer(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "consent.json").write_text(content)

@@ -20,7 +20,7 @@ with warnings.catch_warnings():  # libp2p 0.8.1 imports a part of websockets tha
     from tests.adapters.p2p.gossip_and_directory import COUNTER, RULES, TOPIC, gossiping
     from tests.adapters.p2p.hosts import a_host, eventually, introduce
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.libp2p]
 
 PATIENCE = 20.0
 
@@ -91,6 +91,18 @@ async def test_what_is_judged_bad_is_not_delivered(staging: Staging) -> None:
                 await one.publish(TOPIC, data)
             with trio.fail_after(PATIENCE):
                 assert {await heard.receive(), await heard.receive()} == {b"1", b"2"}  # gossip keeps no order
+
+
+@both
+async def test_our_own_word_goes_out_whatever_our_judge_thinks_of_it(staging: Staging) -> None:
+    # A judge may well refuse what comes back of our own as known.
+    async with staging() as stage:
+        one, two = stage.gossip
+        async with one.subscribe(TOPIC, lambda _: False), two.subscribe(TOPIC, bytes.isdigit) as heard:
+            await eventually(stage.settled)
+            await one.publish(TOPIC, b"1")
+            with trio.fail_after(PATIENCE):
+                assert await heard.receive() == b"1"
 
 
 @both

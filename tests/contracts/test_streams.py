@@ -15,7 +15,7 @@ from node.errors import Broken, NotSpoken, Unreachable
 from node.ports import PeerStream, Streams, Swarm
 from protocol import limits
 from protocol.addresses import Address
-from protocol.errors import LocalProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.ids import PeerId
 from tests.fakes.network import FakeNetwork, Weather
 from tests.places import at
@@ -24,7 +24,7 @@ with warnings.catch_warnings():  # libp2p 0.8.1 imports a part of websockets tha
     warnings.simplefilter("ignore", DeprecationWarning)
     from node.adapters.p2p.host import open_host
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.libp2p]
 
 ECHO = "/metainf/test-echo/1"
 PATIENCE = 20.0  # seconds of the real clock that any step may take on a busy machine
@@ -290,6 +290,62 @@ async def test_both_ends_know_of_a_connection_and_of_its_end(staging: Staging) -
             await one.disconnect(two.me)
             assert await one.changed(frozenset({two.me})) == frozenset()
             assert await two.changed(frozenset({one.me})) == frozenset()
+
+
+@both
+async def test_only_the_end_that_opened_a_connection_has_dialled(staging: Staging) -> None:
+    async with staging() as stage:
+        one, two = stage.one, stage.two
+        assert not one.dialled(two.me)
+        await one.connect(two.me)
+        with trio.fail_after(PATIENCE):
+            assert await two.changed(frozenset()) == {one.me}
+            assert one.dialled(two.me)
+            assert not two.dialled(one.me)
+            await one.disconnect(two.me)
+            await one.changed(frozenset({two.me}))
+        assert not one.dialled(two.me)
+
+
+@both
+async def test_a_frame_above_the_bound_of_the_one_who_opened_is_a_fault_of_the_peer(staging: Staging) -> None:
+    async with staging() as stage:
+        stage.two.serve(ECHO, echo)
+        async with stage.one.open(stage.two.me, ECHO, patience=PATIENCE, frame_bytes=1000) as stream:
+            for payload in (bytes(1000), bytes(1)):
+                await stream.send(payload)
+                assert await stream.receive() == payload
+            await stream.send(bytes(1001))
+            with pytest.raises(RemoteProtocolError):
+                await stream.receive()
+
+
+@both
+async def test_a_frame_above_the_bound_of_the_one_who_serves_ends_the_stream(staging: Staging) -> None:
+    async with staging() as stage:
+        stage.two.serve(ECHO, echo, frame_bytes=100_000)
+        async with stage.one.open(stage.two.me, ECHO, patience=PATIENCE) as stream:
+            await stream.send(bytes(100_000))
+            assert await stream.receive() == bytes(100_000)
+            await stream.send(bytes(100_001))
+            with pytest.raises(Broken):
+                await stream.receive()
+
+
+@both
+async def test_the_bound_is_of_the_exchange_and_not_of_the_stream_that_was_kept(staging: Staging) -> None:
+    async with staging() as stage:
+        stage.two.serve(ECHO, echo)
+        for frame_bytes in (10, 1000):
+            async with stage.one.open(stage.two.me, ECHO, patience=PATIENCE, frame_bytes=frame_bytes) as stream:
+                await stream.send(bytes(frame_bytes))
+                assert await stream.receive() == bytes(frame_bytes)
+                stream.keep()
+        async with stage.one.open(stage.two.me, ECHO, patience=PATIENCE, frame_bytes=10) as stream:
+            assert not stream.fresh
+            await stream.send(bytes(11))
+            with pytest.raises(RemoteProtocolError):
+                await stream.receive()
 
 
 @both

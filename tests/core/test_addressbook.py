@@ -264,3 +264,10 @@ class Dialling(RuleBasedStateMachine):
 
 Dialling.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestDialling = Dialling.TestCase
+
+
+def test_those_nearby_and_of_the_last_run_are_worth_a_dial_before_anything_is_heard_of_them() -> None:
+    book = AddressBook(OURS)
+    for number, source in enumerate((Source.REMEMBERED, Source.NEAR, Source.ADVERT, Source.CONFIGURED)):
+        book.learn([at(of=peer(number))], source)
+    assert book.introduced() == (peer(1), peer(0))  # those whom the operator gave are dialled in any case

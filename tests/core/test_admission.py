@@ -22,6 +22,7 @@ from node.core.prompt import OWNER, Requester, RequesterKind
 ANNE = Requester(RequesterKind.KEY, "anne")
 BERT = Requester(RequesterKind.KEY, "bert")
 CARL = Requester(RequesterKind.PEER, "carl")
+DORA = Requester(RequesterKind.PEER, "dora")
 LIMITS = AdmissionLimits(running=2, waiting=3, longest_wait=10.0)
 
 
@@ -145,9 +146,50 @@ def test_a_wider_limit_admits_at_once_and_a_narrower_one_takes_nothing_back() ->
     assert admission.running == 3
 
 
-@given(st.lists(st.sampled_from([OWNER, ANNE, BERT, CARL]), max_size=40), st.integers(1, 5))
-def test_everybody_who_waits_is_admitted_once_those_before_have_ended(arrivals: list[Requester], running: int) -> None:
-    admission = Admission(AdmissionLimits(running=running, waiting=100, longest_wait=1e9))
+def test_peers_leave_the_owners_reserve_alone_and_others_take_it_past_those_who_wait() -> None:
+    admission = Admission(AdmissionLimits(running=3, waiting=3, longest_wait=10.0, reserved=1))
+    admit(admission, CARL)
+    running = admit(admission, DORA)
+    carls = queue(admission, CARL)
+    annes = admit(admission, ANNE)
+    assert admission.release(annes, 1.0) == ()  # her slot was not a peer's
+    assert not admission.holds_slot(carls)
+    admit(admission, OWNER)
+    assert admission.release(running, 2.0) == (carls,)
+
+
+def test_a_slot_that_anybody_may_have_goes_by_the_usual_turn() -> None:
+    admission = Admission(AdmissionLimits(running=3, waiting=3, longest_wait=10.0, reserved=1))
+    first = admit(admission, ANNE)
+    admit(admission, BERT)
+    admit(admission, BERT)
+    carls = queue(admission, CARL)
+    owners = queue(admission, OWNER)
+    assert admission.release(first, 1.0) == (owners,)
+    assert admission.release(owners, 1.0) == (carls,)
+
+
+def test_with_every_slot_reserved_peers_are_declined_at_once_and_only_they() -> None:
+    admission = Admission(AdmissionLimits(running=1, waiting=3, longest_wait=10.0, reserved=1))
+    assert not admission.takes(CARL)
+    assert isinstance(admission.arrive(CARL, 0.0), Declined)
+    admit(admission, ANNE)
+    queue(admission, ANNE)
+
+
+def test_a_smaller_reserve_lets_waiting_peers_in() -> None:
+    admission = Admission(AdmissionLimits(running=2, waiting=3, longest_wait=10.0, reserved=1))
+    admit(admission, CARL)
+    waiting = queue(admission, CARL)
+    assert admission.resize(AdmissionLimits(running=2, waiting=3, longest_wait=10.0), 1.0) == (waiting,)
+
+
+@given(st.lists(st.sampled_from([OWNER, ANNE, BERT, CARL]), max_size=40), st.integers(1, 5), st.integers(0, 4))
+def test_everybody_who_waits_is_admitted_once_those_before_have_ended(
+    arrivals: list[Requester], running: int, reserved: int
+) -> None:
+    reserved = min(reserved, running - 1)
+    admission = Admission(AdmissionLimits(running=running, waiting=100, longest_wait=1e9, reserved=reserved))
     active: list[Ticket] = []
     waiting: set[int] = set()
     for now, requester in enumerate(arrivals):
@@ -178,9 +220,9 @@ class Ledger:
 class AnyWeather(RuleBasedStateMachine):
     """Random arrivals, endings, departures and time: the ledger kept outside agrees with admission at every step."""
 
-    @initialize(running=st.integers(1, 4), waiting=st.integers(0, 5))
-    def build(self, running: int, waiting: int) -> None:
-        self.limits = AdmissionLimits(running=running, waiting=waiting, longest_wait=5.0)
+    @initialize(running=st.integers(1, 4), waiting=st.integers(0, 5), reserved=st.integers(0, 4))
+    def build(self, running: int, waiting: int, reserved: int) -> None:
+        self.limits = AdmissionLimits(running=running, waiting=waiting, longest_wait=5.0, reserved=reserved)
         self.admission = Admission(self.limits)
         self.books = Ledger()
         self.now = 0.0
@@ -189,10 +231,13 @@ class AnyWeather(RuleBasedStateMachine):
         for ticket in tickets:
             self.books.running[ticket.number] = self.books.waiting.pop(ticket.number)
 
-    @rule(requester=st.sampled_from([OWNER, ANNE, BERT, CARL]))
+    @rule(requester=st.sampled_from([OWNER, ANNE, BERT, CARL, DORA]))
     def arrive(self, requester: Requester) -> None:
         self.books.arrived += 1
-        match self.admission.arrive(requester, self.now):
+        taken = self.admission.takes(requester)
+        decision = self.admission.arrive(requester, self.now)
+        assert taken is not isinstance(decision, Declined)
+        match decision:
             case Admitted(ticket=ticket):
                 self.books.running[ticket.number] = ticket
             case Queued(ticket=ticket, displaced=displaced):
@@ -237,8 +282,14 @@ class AnyWeather(RuleBasedStateMachine):
         )
 
     @invariant()
-    def nobody_waits_beside_a_free_slot(self) -> None:
-        assert not self.books.waiting or len(self.books.running) == self.limits.running
+    def nobody_waits_beside_a_slot_that_is_free_for_them_and_peers_leave_the_reserve_alone(self) -> None:
+        peers = sum(ticket.requester.kind is RequesterKind.PEER for ticket in self.books.running.values())
+        share = self.limits.running - self.limits.reserved
+        assert peers <= max(share, 0)
+        if len(self.books.running) < self.limits.running:
+            kinds = {ticket.requester.kind for ticket in self.books.waiting.values()}
+            assert kinds <= {RequesterKind.PEER}
+            assert not kinds or peers == share
 
 
 TestAnyWeather = AnyWeather.TestCase

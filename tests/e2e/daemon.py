@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 
 from tests.e2e.children import Child, eventually, started, tails
+from tests.fakes.stub_launch import MODEL, STUB
 
 # Of the clients of the suite's nodes; long enough not to be refused as a key that everybody knows.
 NODE_KEY = "key-of-the-node-in-the-suite"
@@ -53,12 +54,21 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """What `metainf status --json` says."""
-        command = [sys.executable, "-m", "node", "status", "--json", "--data-dir", str(self.data)]
-        done = subprocess.run(
-            command, cwd=CHECKOUT, env=environment(), capture_output=True, text=True, timeout=STATUS_S, check=False
-        )
-        assert done.returncode == 0, f"status failed: {done.stderr}\n{tails(self.child)}"
-        return json.loads(done.stdout)
+        return json.loads(metainf(self, "status", "--json"))
+
+    def peers(self) -> dict[str, dict[str, Any]]:
+        """What `metainf peers --json` says, by peer id."""
+        return {peer["peer_id"]: peer for peer in json.loads(metainf(self, "peers", "--json"))["peers"]}
+
+    @property
+    def peer_id(self) -> str:
+        """Its peer id."""
+        return str(self.events("ready")[0]["peer_id"])
+
+    @property
+    def address(self) -> str:
+        """The address that others join by."""
+        return str(self.events("ready")[0]["addresses"][0])
 
     def metrics(self, *, key: str | None = None) -> str:
         """Its metrics page, the engine's own metrics on it."""
@@ -94,9 +104,34 @@ def running_node(
         yield Daemon(child=child, url=_root(ready["api_url"]), data=data)
 
 
+@contextmanager
+def node_over_stub(
+    folder: Path, *options: str, config: str = "", engine: str = "", name: str = "node", **wrong: Any
+) -> Iterator[Daemon]:
+    """Start a node whose engine is the stub, doing `wrong`. `engine` adds lines to its [engine] table."""
+    model = folder / "model"
+    model.mkdir(exist_ok=True)
+    (model / "config.json").write_text("{}")
+    command = [sys.executable, "-I", str(STUB), "--stub", json.dumps(wrong)]
+    text = f'[engine]\nmodel = "{model}"\nserved_name = "{MODEL}"\ncommand = {json.dumps(command)}\n{engine}\n{config}'
+    with running_node(folder, *options, config=text, name=name) as daemon:
+        yield daemon
+
+
+def metainf(daemon: Daemon, *arguments: str) -> str:
+    """Run one of the command line's verbs on a running node; return what it printed."""
+    command = [sys.executable, "-m", "node", *arguments, "--data-dir", str(daemon.data)]
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=environment(), capture_output=True, text=True, timeout=STATUS_S, check=False
+    )
+    assert done.returncode == 0, f"metainf {' '.join(arguments)} failed: {done.stderr}\n{tails(daemon.child)}"
+    return done.stdout
+
+
 def environment() -> dict[str, str]:
-    """Return an environment without settings of a node that the tester may run himself."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("METAINF_")}
+    """Return an environment without settings of a node that the tester may run himself, and without the LAN's nodes."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("METAINF_")}
+    return ours | {"METAINF_P2P_LAN": "false", "METAINF_P2P_LISTEN": "127.0.0.1:0"}
 
 
 def _events(child: Child) -> list[dict[str, Any]]:

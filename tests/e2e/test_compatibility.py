@@ -22,7 +22,7 @@ def comparison(engine: Engine, entry: Entry) -> Comparison:
 @pytest.mark.parametrize("scenario", CATALOGUE, ids=lambda scenario: scenario.name)
 def test_the_node_answers_what_the_engine_answers(scenario: Scenario, comparison: Comparison) -> None:
     unexplained = comparison.unexplained(scenario)
-    assert not unexplained, _words(unexplained)
+    assert not unexplained, explained(unexplained)
 
 
 def test_every_named_difference_still_shows(comparison: Comparison) -> None:
@@ -30,6 +30,7 @@ def test_every_named_difference_still_shows(comparison: Comparison) -> None:
     assert not idle, "these differences are gone; take them out of the table:\n" + "\n".join(idle)
 
 
-def _words(found: list[Mismatch]) -> str:
+def explained(found: list[Mismatch]) -> str:
+    """Say what was unlike, for a failure."""
     more = f"\n... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return "\n".join(str(mismatch)[:600] for mismatch in found[:SHOWN]) + more

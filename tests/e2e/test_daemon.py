@@ -21,25 +21,13 @@ import psutil
 import pytest
 
 from tests.e2e.children import Child, eventually, started
-from tests.e2e.daemon import CHECKOUT, Daemon, environment, key_section, running_node
+from tests.e2e.daemon import CHECKOUT, Daemon, environment, key_section, node_over_stub, running_node
 from tests.fakes.stub_launch import MODEL, STUB
 
 pytestmark = pytest.mark.slow
 
 ENGINE_S = 30.0  # for the stub to be ready: it takes a tenth of a second on a quiet machine
 END_S = 20.0  # for a node to end
-
-
-@contextmanager
-def node_over_stub(folder: Path, *options: str, config: str = "", engine: str = "", **wrong: Any) -> Iterator[Daemon]:
-    """A node whose engine is the stub, doing `wrong`. `engine` adds lines to its [engine] table."""
-    model = folder / "model"
-    model.mkdir(exist_ok=True)
-    (model / "config.json").write_text("{}")
-    command = [sys.executable, "-I", str(STUB), "--stub", json.dumps(wrong)]
-    text = f'[engine]\nmodel = "{model}"\nserved_name = "{MODEL}"\ncommand = {json.dumps(command)}\n{engine}\n{config}'
-    with running_node(folder, *options, config=text) as daemon:
-        yield daemon
 
 
 def client_of(daemon: Daemon, key: str = "none") -> openai.OpenAI:

@@ -29,6 +29,10 @@ class FakeEngine:
     silent: bool = False  # answers nothing
     names: tuple[str, ...] = ("m",)
     stop_time: float = 0.0  # from SIGTERM to the end
+    tokens: int = 0  # of a streamed answer; 0: an empty object, at once
+    prefill_time: float = 0.0
+    token_time: float = 0.0
+    at_work: int = 0  # answers being given now
     launches: list[LaunchPlan] = field(default_factory=list)
     processes: "list[FakeProcess]" = field(default_factory=list)
 
@@ -121,6 +125,29 @@ class FakeAnswer:
         return body
 
 
+class FakeStream:
+    """A streamed answer whose tokens come in time, until its engine dies."""
+
+    headers: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"),)
+    status = 200
+
+    def __init__(self, engine: FakeEngine, process: FakeProcess) -> None:
+        self._engine = engine
+        self._process = process
+        self._told = 0
+
+    async def receive(self) -> bytes:
+        if self._told > self._engine.tokens:
+            await trio.lowlevel.checkpoint()
+            return b""
+        with trio.move_on_after(self._engine.token_time if self._told else self._engine.prefill_time):
+            await self._process.wait()
+        if not self._process.alive:
+            raise Broken("the engine has died")
+        self._told += 1
+        return b"data: [DONE]\n\n" if self._told > self._engine.tokens else b'data: {"t": %d}\n\n' % self._told
+
+
 class FakeUpstream:
     """The way to a `FakeEngine`'s processes; remembers what was asked."""
 
@@ -131,8 +158,8 @@ class FakeUpstream:
     @asynccontextmanager
     async def send(
         self, endpoint: Endpoint, *, method: str, target: str, headers: Headers, body: bytes
-    ) -> AsyncIterator[FakeAnswer]:
-        del headers, body
+    ) -> AsyncIterator[FakeAnswer | FakeStream]:
+        del headers
         await trio.lowlevel.checkpoint()
         self.asked.append(f"{method} {target}")
         process = self.engine.processes[endpoint.port - 1]
@@ -144,8 +171,14 @@ class FakeUpstream:
             yield FakeAnswer(self.engine.health, b"")
         elif target == "/v1/models":
             yield FakeAnswer(200, json.dumps({"data": [{"id": name} for name in self.engine.names]}).encode())
-        else:
+        elif not self.engine.tokens or b'"max_tokens":1,' in body.replace(b" ", b""):  # the keeper's probe
             yield FakeAnswer(self.engine.token, b"{}")
+        else:
+            self.engine.at_work += 1
+            try:
+                yield FakeStream(self.engine, process)
+            finally:
+                self.engine.at_work -= 1
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

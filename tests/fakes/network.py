@@ -61,15 +61,16 @@ class _Pipe:
         self._move()
 
     async def get(self) -> bytes | None:
-        while not self.broken:
+        while True:
             due = self._items[0][0] if self._items and not self.frozen else inf
-            if due <= trio.current_time():
+            if self.broken and due > self.broken_at:
+                raise Broken(self.reason)
+            if due <= trio.current_time():  # what was on its way when the line broke has come first
                 _, item = self._items.popleft()
                 self._bytes -= len(item or b"")
                 self._move()
                 return item
             await self._wait(min(due, self.broken_at))
-        raise Broken(self.reason)
 
     @property
     def broken(self) -> bool:
@@ -109,7 +110,7 @@ class FakeStream:
         self.sending = sending
         self.receiving = receiving
         self._latency = latency
-        self._frame_bytes = frame_bytes
+        self.frame_bytes = frame_bytes
         self._finished = self._ended = False
 
     async def send(self, payload: bytes) -> None:
@@ -122,8 +123,8 @@ class FakeStream:
         if self._ended:
             return None
         payload = await self.receiving.get()
-        if payload is not None and len(payload) > self._frame_bytes:
-            raise RemoteProtocolError(Reason.TOO_LARGE, f"a frame above {self._frame_bytes} bytes")
+        if payload is not None and len(payload) > self.frame_bytes:
+            raise RemoteProtocolError(Reason.TOO_LARGE, f"a frame above {self.frame_bytes} bytes")
         self._ended = payload is None
         return payload
 
@@ -180,9 +181,9 @@ class FakeNetwork:
         node = self._nodes.pop(peer, None)
         if node is None:
             return
-        delay = self.weather.notice if silently else self.weather.latency
+        delay = self.weather.notice if silently else self.weather.latency + self.weather.jitter
         for other in list(node.links):
-            node.unlink(other, 0.0, "this node died")
+            node.unlink(other, self.weather.latency + self.weather.jitter, "this node died")
             if other in self._nodes:
                 self._nodes[other].unlink(peer, delay, "the connection died")
         node.nursery.cancel_scope.cancel()
@@ -338,6 +339,7 @@ class FakeNode:
         if stream is None:
             raise Unreachable(f"peer {peer} did not answer within {patience:g} s")
         stream.kept = False
+        stream.frame_bytes = frame_bytes  # one that was kept may have had another bound
         whole = False
         try:
             yield stream

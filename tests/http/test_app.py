@@ -20,6 +20,7 @@ from node.http.asgi import Message
 from node.http.auth import ApiKey, KeyRing, hash_key
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.metrics import HttpMetrics
+from protocol.advert import ModelOffer
 from tests.fakes.engine_board import FakeEngineBoard
 from tests.fakes.replica import FakeReplica
 from tests.fakes.upstream import EVENTS, JSON, Script
@@ -38,6 +39,8 @@ class Stage:
         self.registry = CollectorRegistry()
         self.metrics = HttpMetrics(self.registry)
         self.exposition = b""
+        self.offers: list[ModelOffer] = []
+        self.serving = False
         self.app = http_app(
             replica=self.replica,
             board=self.board,
@@ -47,6 +50,8 @@ class Stage:
             metrics=self.metrics,
             offence=self.metrics.offence,
             limits=limits,
+            models=lambda: self.offers,
+            serving=lambda: self.serving,
         )
 
     async def engine_metrics(self) -> bytes:
@@ -166,7 +171,7 @@ async def test_a_prompt_reaches_the_replica_untouched_and_its_answer_the_client(
         b"x-metainf-attempts": b"1",
         b"x-metainf-overhead-ms": call.headers[b"x-metainf-overhead-ms"],
         b"x-metainf-route-reason": b"local",
-        b"x-metainf-model": b"tiny",
+        b"x-metainf-model": b"m",
         b"x-metainf-node": b"node-under-test",
         b"x-metainf-strategy": b"default",
     }
@@ -416,3 +421,35 @@ async def test_answers_are_logged_and_refusals_only_counted() -> None:
     assert [line["event"] for line in lines] == ["http.request"]
     refused = 'metainf_route_attempts_total{outcome="refused"} 3.0'
     assert refused in stage.metrics.render().decode()
+
+
+async def test_a_client_may_name_the_node_and_nonsense_is_refused() -> None:
+    stage = Stage()
+    await stage.post(CHAT, x_metainf_via="12D3KooW-somebody")
+    assert stage.replica.prompts[0].via == "12D3KooW-somebody"
+    assert not any(name.startswith(b"x-metainf") for name, _ in stage.replica.prompts[0].headers)
+    for nonsense in ("", "a b", "a" * 65, "é"):
+        call = await stage.post(CHAT, x_metainf_via=nonsense)
+        assert (call.status, call.error["code"]) == (400, "invalid_via")
+    assert len(stage.replica.prompts) == 1
+
+
+async def test_an_unknown_model_is_refused_as_the_engine_would() -> None:
+    stage = Stage()
+    message = "The model `x` does not exist."
+    stage.replica.refuse_with = Refused(Refusal(status=404, type="NotFoundError", param="model", message=message))
+    call = await stage.post(CHAT)
+    assert call.status == 404
+    assert call.error == {"message": message, "type": "NotFoundError", "param": "model", "code": 404}
+
+
+async def test_without_an_engine_the_node_is_ready_once_peers_answer() -> None:
+    stage = Stage()
+    stage.board.show_state(EngineState.OFF)
+    call = await stage.get("/health/ready")
+    assert call.status == 503
+    stage.serving = True
+    call = await stage.get("/health/ready")
+    assert (call.status, json.loads(call.body)["engine"]) == (200, "off")
+    stage.board.show_state(EngineState.STARTING)
+    assert (await stage.get("/health/ready")).status == 503

@@ -11,6 +11,7 @@ from node.core.engine_state import EngineState
 from node.core.prompt import OWNER, Prompt, Requester, RequesterKind
 from node.errors import Broken, Refused, Unreached
 from node.services.serve import LocalReplica
+from protocol.load import Load, Serving
 from tests.fakes.engine_board import FakeEngineBoard
 from tests.fakes.upstream import FakeUpstream, Script
 
@@ -218,6 +219,33 @@ async def test_a_break_that_the_reader_handles_counts_once_too(autojump_clock: o
 )
 async def test_metrics_are_passed_on_or_there_are_none(autojump_clock: object, script: Script, expected: bytes) -> None:
     assert await Stage(script).replica.engine_metrics() == expected
+
+
+async def test_load_counts_slots_and_the_queue_and_tells_each_whether_there_is_room(autojump_clock: object) -> None:
+    stage = Stage(Script([trio.sleep_forever]), AdmissionLimits(running=2, waiting=1, longest_wait=10.0, reserved=1))
+    peer = Requester(RequesterKind.PEER, "carl")
+    assert stage.replica.load(peer) == Load(running=0, waiting=0, slots=2)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(stage.ask, prompt(requester=peer))
+            await wait_all_tasks_blocked()
+        assert stage.replica.load(peer) == Load(running=1, waiting=1, slots=2, accepting=False)
+        assert stage.replica.load(ANNE).accepting
+        assert stage.replica.load().accepting
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("state", EngineState)
+def test_load_tells_what_the_engine_can_do(state: EngineState) -> None:
+    stage = Stage()
+    stage.board.show_state(state)
+    expected = {
+        EngineState.PREPARING: Serving.LOADING,
+        EngineState.STARTING: Serving.LOADING,
+        EngineState.READY: Serving.READY,
+        EngineState.DRAINING: Serving.DRAINING,
+    }
+    assert stage.replica.load().serving is expected.get(state, Serving.AWAY)
 
 
 async def test_an_engine_that_has_just_died_is_a_503_since_nothing_was_done(autojump_clock: object) -> None:

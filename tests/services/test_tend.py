@@ -268,7 +268,7 @@ async def test_an_external_server_is_known_by_the_name_that_it_lists(autojump_cl
     async with world(FakeEngine(names=("big", "small")), plan) as it:
         ready = await it.until(S.READY)
         assert (ready.model, ready.strategy) == ("big", "external")
-        assert it.keeper.models() == ("big", "small")
+        assert [model.name for model in it.keeper.models()] == ["big", "small"]
 
 
 async def test_a_server_without_the_wanted_model_is_not_ready(autojump_clock: trio.testing.MockClock) -> None:

@@ -1,4 +1,4 @@
-"""A whole node in virtual time: the real composition root on an engine in memory and on no network at all.
+"""A whole node in virtual time: the real composition root on an engine in memory, by itself or in a network in memory.
 
 Requests are put straight to the ASGI applications that the node hands to its listener. What goes wrong is data, in
 `FakeEngine`; a test never reaches into the node.
@@ -7,25 +7,31 @@ Requests are put straight to the ASGI applications that the node hands to its li
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import trio
 
 from node.adapters.http_server.connection import ServerLimits
 from node.adapters.http_server.server import Bind, TcpBind
-from node.app import Hands, Policies, Reports, run
+from node.app import run
 from node.core.address import BindAddress
 from node.core.admission import AdmissionLimits
 from node.core.strategy import DEFAULT
+from node.hands import Hands, Reports, SwarmHands
 from node.http.asgi import App, Message
 from node.http.config import HttpLimits
+from node.policies import Policies, SwarmPolicies
 from node.ports import Endpoint, LaunchPlan
 from node.services.tend import TendLimits
 from node.supervise import StopWish
+from protocol.ids import PeerId
 from tests.fakes.engine import FakeEngine, FakeLauncher, FakeUpstream
 
 PORT = 8470
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 PUBLIC_KEY = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")  # RFC 8032, test 1
 
 
@@ -61,11 +67,32 @@ class Listener:
         del self.apps[name]
 
 
+@dataclass
+class SimAnswer:
+    """What a client got. `first_byte`: when, in the loop's time."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    first_byte: float | None = None
+
+
 class SimNode:
     """A node that runs. `events` are those of `--json-events`."""
 
-    def __init__(self, engine: FakeEngine | None) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine | None,
+        *,
+        public_key: bytes = PUBLIC_KEY,
+        among: tuple[SwarmHands, SwarmPolicies] | None = None,
+        luck: Callable[[], float] = lambda: 0.5,
+    ) -> None:
         self.engine = engine
+        self.peer_id = str(PeerId.from_public_key(public_key))
+        self._public_key = public_key
+        self._among = among
+        self._luck = luck
         self.wish = StopWish()
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.listener = Listener()
@@ -84,22 +111,24 @@ class SimNode:
             plan=LaunchPlan(model="m", served_name="m", strategy=DEFAULT),
             tend=TendLimits(start_timeout=600.0, hang_after=120.0),
             drain=30.0,
-            admission=AdmissionLimits(running=8, waiting=8, longest_wait=60.0),
+            admission=AdmissionLimits(running=32, waiting=32, longest_wait=60.0),
             api=BindAddress("127.0.0.1", PORT),
             control_socket=Path("control.sock"),
             keys=(),
             http=HttpLimits(),
             server=ServerLimits(),
+            swarm=self._among[1] if self._among is not None else None,
         )
 
     async def live(self) -> None:
         engine = self.engine or FakeEngine()
         hands = Hands(
-            public_key=PUBLIC_KEY,
+            public_key=self._public_key,
             launcher=FakeLauncher(engine) if self.engine is not None else None,
             upstream=SimUpstream(engine),
             listen=self.listener,
-            luck=lambda: 0.5,
+            luck=self._luck,
+            swarm=self._among[0] if self._among is not None else None,
         )
         try:
             await run(hands, self.policies(), wish=self.wish, tell=self.tell)
@@ -120,7 +149,14 @@ class SimNode:
 
     async def call(self, method: str, path: str, body: bytes = b"", *, on: str = "api") -> tuple[int, Any]:
         """Put one request to an application; return its status and what its JSON says."""
-        status, pieces = 0, list[bytes]()
+        answer = await self.ask(method, path, body, on=on)
+        return answer.status, json.loads(answer.body) if answer.body else None
+
+    async def ask(
+        self, method: str, path: str, body: bytes = b"", *, on: str = "api", headers: Mapping[str, str] = NO_HEADERS
+    ) -> SimAnswer:
+        """Put one request to an application; return its whole answer. Cancelled, it is a client that leaves."""
+        answer = SimAnswer()
         bodies = [body]
 
         async def receive() -> Message:
@@ -130,9 +166,11 @@ class SimNode:
             raise AssertionError
 
         async def send(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            pieces.append(message.get("body", b""))
+            answer.status = message.get("status", answer.status)
+            answer.headers |= {name.decode(): value.decode() for name, value in message.get("headers", ())}
+            answer.body += message.get("body", b"")
+            if answer.body and answer.first_byte is None:
+                answer.first_byte = trio.current_time()
 
         scope: dict[str, Any] = {
             "type": "http",
@@ -141,12 +179,15 @@ class SimNode:
             "raw_path": path.encode(),
             "root_path": "",
             "query_string": b"",
-            "headers": [(b"host", b"localhost"), (b"content-length", str(len(body)).encode())],
+            "headers": [
+                (b"host", b"localhost"),
+                (b"content-length", str(len(body)).encode()),
+                *((name.encode(), value.encode()) for name, value in headers.items()),
+            ],
             "client": ("127.0.0.1", 1) if on == "api" else None,
         }
         await self.listener.apps[on](scope, receive, send)
-        raw = b"".join(pieces)
-        return status, json.loads(raw) if raw else None
+        return answer
 
 
 @asynccontextmanager

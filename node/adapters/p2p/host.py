@@ -10,23 +10,27 @@ from contextlib import asynccontextmanager
 
 import structlog
 import trio
-from libp2p.abc import INetStream, ISecureTransport
+from libp2p.abc import IMultiselectCommunicator, INetStream, ISecureTransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as noise_key_pair
-from libp2p.custom_types import TProtocol
-from libp2p.exceptions import BaseLibp2pError
+from libp2p.custom_types import StreamHandlerFn, TProtocol
+from libp2p.exceptions import BaseLibp2pError, ParseError
 from libp2p.host.basic_host import BasicHost
+from libp2p.io.exceptions import IOException
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.exceptions import ProtocolNotSupportedError
+from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError, ProtocolNotSupportedError
+from libp2p.protocol_muxer.multiselect import Multiselect
+from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.rcmgr import Direction
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.transport.upgrader import TransportUpgrader
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from node.adapters.p2p.connections import HardenedSwarm, Notices, peer_of
@@ -36,6 +40,7 @@ from node.adapters.p2p.pool import StreamPool
 from node.adapters.p2p.workarounds import NONE, Workaround, require_version
 from node.errors import Broken, NotSpoken, Unavailable, Unreachable
 from node.ports import PeerStream, StreamHandler
+from protocol import limits as protocol_limits
 from protocol.addresses import Address
 from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId
@@ -43,6 +48,7 @@ from protocol.ids import PeerId
 log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS = 5.0  # how often what waited too long is let go: a twelfth of the shortest wait
+NAME_BYTES = 1024  # of a protocol's id as a peer says it: no known one has 100, libp2p's own bound in Go is 1024
 CLOSING_SECONDS = 3.0  # for saying good-bye to all peers at once; the sockets close in any case
 
 
@@ -79,6 +85,11 @@ class P2pHost:
             await self._moved.wait()
         return now
 
+    def dialled(self, peer: PeerId) -> bool:
+        """See `node.ports.Swarm`."""
+        connections = self.swarm.alive(_id(peer))
+        return any(isinstance(each, SwarmConn) and each.direction is Direction.OUTBOUND for each in connections)
+
     def learn(self, peer: PeerId, addresses: Sequence[Address]) -> None:
         """See `node.ports.Swarm`."""
         self.swarm.learn(_id(peer), addresses)
@@ -111,10 +122,11 @@ class P2pHost:
     # -- Streams
 
     @asynccontextmanager
-    async def open(self, peer: PeerId, protocol: str, *, patience: float) -> AsyncIterator[PeerStream]:
+    async def open(
+        self, peer: PeerId, protocol: str, *, patience: float, frame_bytes: int = protocol_limits.FRAME_BYTES
+    ) -> AsyncIterator[PeerStream]:
         """See `node.ports.Streams`."""
-        stream = await self._take(peer, protocol, patience)
-        stream.kept = False
+        stream = await self._take(peer, protocol, patience, frame_bytes)
         whole = False
         try:
             yield stream
@@ -128,7 +140,7 @@ class P2pHost:
                 if surplus is not None:
                     await surplus.leave()
 
-    def serve(self, protocol: str, handler: StreamHandler) -> None:
+    def serve(self, protocol: str, handler: StreamHandler, *, frame_bytes: int = protocol_limits.FRAME_BYTES) -> None:
         """See `node.ports.Streams`."""
 
         async def handle(foreign: INetStream) -> None:
@@ -137,7 +149,7 @@ class P2pHost:
             if peer is None:
                 await foreign.reset()
                 return
-            stream = FrameStream(foreign, peer, self._limits)
+            stream = FrameStream(foreign, peer, self._limits, frame_bytes)
             try:
                 await handler(stream)
                 await stream.finish()
@@ -155,17 +167,18 @@ class P2pHost:
 
         self.foreign.set_stream_handler(TProtocol(protocol), handle)
 
-    async def _take(self, peer: PeerId, protocol: str, patience: float) -> FrameStream:
+    async def _take(self, peer: PeerId, protocol: str, patience: float, frame_bytes: int) -> FrameStream:
         stream, dead = self._pool.take((peer, protocol))
         for each in dead:
             await each.leave()
         if stream is not None:
+            stream.begin(frame_bytes)
             return stream
         with trio.move_on_after(patience):
-            return await self._new_stream(peer, protocol)
+            return await self._new_stream(peer, protocol, frame_bytes)
         raise Unreachable(f"peer {peer} did not answer within {patience:g} s")
 
-    async def _new_stream(self, peer: PeerId, protocol: str) -> FrameStream:
+    async def _new_stream(self, peer: PeerId, protocol: str, frame_bytes: int) -> FrameStream:
         connections = await self.swarm.reach(_id(peer))
         foreign: NetStream | None = None
         agreed = False
@@ -174,12 +187,12 @@ class P2pHost:
             assert isinstance(connection, SwarmConn)  # noqa: S101 -- the only class there is
             foreign = await connection.new_stream()
             foreign._direction = Direction.OUTBOUND  # as libp2p's own `new_stream` does
-            talk = MultiselectCommunicator(foreign)
+            talk = BoundedTalk(foreign)
             await self.foreign.multiselect_client.handshake(talk)
             await self.foreign.multiselect_client.try_select(talk, TProtocol(protocol))
             foreign.set_protocol(TProtocol(protocol))
             agreed = True
-            return FrameStream(foreign, peer, self._limits)
+            return FrameStream(foreign, peer, self._limits, frame_bytes)
         except ProtocolNotSupportedError as error:
             raise NotSpoken(f"peer {peer} does not speak {protocol}") from error
         except BaseLibp2pError as error:
@@ -248,18 +261,21 @@ async def open_host(
     swarm, foreign = _build(keys, security, limits, disabled)
     host = P2pHost(swarm, foreign, limits)
     refused: Address | None = None
-    async with foreign.run([]):
-        for address in listen:
-            if refused is None and not await swarm.listen(Multiaddr(str(address))):
-                refused = address
-        if refused is None:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(host.keep_house)
-                try:
-                    yield host
-                finally:
-                    await host.close_all()
-                    nursery.cancel_scope.cancel()
+    try:
+        async with foreign.run([]):
+            for address in listen:
+                if refused is None and not await swarm.listen(Multiaddr(str(address))):
+                    refused = address
+            if refused is None:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(host.keep_house)
+                    try:
+                        yield host
+                    finally:
+                        await host.close_all()
+                        nursery.cancel_scope.cancel()
+    finally:
+        swarm.tcp.drop()
     if refused is not None:  # said out here, where no nursery wraps it into a group
         raise Unavailable(f"cannot listen for peers at {refused.host} port {refused.port}: {swarm.tcp.failure}")
 
@@ -277,7 +293,51 @@ def _build(
     swarm.peerstore.add_key_pair(identity, keys)
     # No resource manager: its bounds are for everybody together, so that one stranger exhausts them. See `gate`.
     foreign = BasicHost(swarm, negotiate_timeout=limits.negotiate_seconds, disable_identify_address_discovery=True)
+    if Workaround.BOUNDED_READS not in disabled:
+        for each in (upgrader.security_multistream._selector, upgrader.muxer_multistream._selector, foreign):
+            each.multiselect = _BoundedAnswerer(each.multiselect.handlers)
+            each.multiselect_client = _BoundedAsker()
     return swarm, foreign
+
+
+class BoundedTalk(MultiselectCommunicator):
+    """Agreement on a protocol, in which no name is longer than a name may be: the other end is not known yet."""
+
+    async def read(self) -> str:
+        """Return what the other end says, without its line's end.
+
+        Raises:
+            MultiselectCommunicatorError: it is too long, or no line of text, or the connection ended.
+        """
+        try:
+            line = (await read_varint_prefixed_bytes_limited(self.read_writer, NAME_BYTES)).decode()
+        except (ParseError, IOException, UnicodeDecodeError) as error:
+            raise MultiselectCommunicatorError("the other end said no name of a protocol") from error
+        if not line.endswith("\n"):
+            raise MultiselectCommunicatorError("the name of a protocol ends with its line")
+        return line.removesuffix("\n")
+
+
+class _BoundedAnswerer(Multiselect):
+    async def negotiate(
+        self, communicator: IMultiselectCommunicator, negotiate_timeout: int = DEFAULT_LIMITS.negotiate_seconds
+    ) -> tuple[TProtocol | None, StreamHandlerFn | None]:
+        return await super().negotiate(_bounded(communicator), negotiate_timeout)
+
+
+class _BoundedAsker(MultiselectClient):
+    async def select_one_of(
+        self,
+        protocols: Sequence[TProtocol],
+        communicator: IMultiselectCommunicator,
+        negotiate_timeout: int = DEFAULT_LIMITS.negotiate_seconds,
+    ) -> TProtocol:
+        return await super().select_one_of(protocols, _bounded(communicator), negotiate_timeout)
+
+
+def _bounded(communicator: IMultiselectCommunicator) -> BoundedTalk:
+    assert isinstance(communicator, MultiselectCommunicator)  # noqa: S101 -- the only class there is
+    return BoundedTalk(communicator.read_writer)
 
 
 def _id(peer: PeerId) -> ID:

@@ -23,7 +23,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID, Yamux, YamuxStream
 from node.adapters.p2p.limits import KIB, P2pLimits
 from node.adapters.p2p.workarounds import Workaround
 from node.errors import Broken
-from protocol.framing import Framer, frame
+from protocol.framing import PREFIX, Framer, frame
 from protocol.ids import PeerId
 
 log = structlog.get_logger(__name__)
@@ -97,6 +97,12 @@ class HardenedYamux(Yamux):
             raise RawConnError(f"the connection took no byte for {self.limits.stall_seconds:g} s")
         await trio.lowlevel.checkpoint()
 
+    async def _read_data_body(self, length: int) -> bytes:
+        """Read what a frame carries; libp2p reads 16 MiB before it looks whether the stream may hold them."""
+        if length > 2 * self.limits.unread and Workaround.BOUNDED_UNREAD not in self.disabled:
+            raise _FlowControlIgnored(f"a frame of {length} bytes")
+        return await super()._read_data_body(length)
+
     async def _measure_rtt_loop(self) -> None:
         """Probe the peer; one that does not answer in time is gone, whatever its sockets say."""
         if Workaround.LIVENESS in self.disabled:
@@ -134,6 +140,15 @@ class HardenedStream(YamuxStream):
 
     conn: HardenedYamux
     uncredited = 0
+
+    async def read(self, n: int | None = -1) -> bytes:
+        """Return what there is, at most `n` bytes and never more than `READ_BYTES`.
+
+        Without a number libp2p reads for as long as the sender keeps up; it does so with what tells who a peer is.
+        """
+        if Workaround.BOUNDED_READS in self.conn.disabled:
+            return await super().read(n)
+        return await super().read(READ_BYTES if n is None or n < 0 else min(n, READ_BYTES))
 
     async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
         if Workaround.WINDOW_CREDIT in self.conn.disabled:
@@ -187,7 +202,7 @@ class _FlowControlIgnored(trio.TooSlowError):
 class FrameStream:
     """`node.ports.PeerStream` on a stream of libp2p."""
 
-    def __init__(self, stream: NetStream, peer: PeerId, limits: P2pLimits) -> None:
+    def __init__(self, stream: NetStream, peer: PeerId, limits: P2pLimits, frame_bytes: int) -> None:
         muxed = stream.muxed_stream
         assert isinstance(muxed, HardenedStream)  # noqa: S101 -- our muxer made it
         self.peer = peer
@@ -196,7 +211,8 @@ class FrameStream:
         self._net = stream
         self._muxed = muxed
         self._limits = limits
-        self._framer = Framer()
+        self._frame_bytes = frame_bytes
+        self._framer = Framer(limit=frame_bytes)
         self._finished = False  # we sent all
         self._ended = False  # they sent all
         self._broken: str | None = None
@@ -207,6 +223,13 @@ class FrameStream:
         unread = self._muxed.conn.stream_buffers.get(self._muxed.stream_id)
         muxed = self._muxed
         return not (self._broken or self._finished or self._ended or muxed.closed or muxed.recv_closed or unread)
+
+    def begin(self, frame_bytes: int) -> None:
+        """Enter on an exchange, with its own bound for frames."""
+        self.kept = False
+        if frame_bytes != self._frame_bytes:
+            self._frame_bytes = frame_bytes
+            self._framer = Framer(limit=frame_bytes)  # the old one is empty, else the stream would not have been kept
 
     async def send(self, payload: bytes) -> None:
         """See `node.ports.PeerStream`."""
@@ -248,7 +271,7 @@ class FrameStream:
 
     async def _read(self) -> bytes:
         try:
-            return await self._carry(self._muxed.read, READ_BYTES)
+            return await self._carry(self._muxed.read, min(READ_BYTES, PREFIX + self._frame_bytes))
         except _Eof:
             return b""
 

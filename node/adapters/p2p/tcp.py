@@ -5,6 +5,7 @@ dialer's.
 """
 
 from collections.abc import Set as AbstractSet
+from weakref import WeakSet
 
 import trio
 from libp2p.abc import IListener, IRawConnection, ITransport
@@ -18,7 +19,7 @@ from multiaddr import Multiaddr
 from node.adapters.p2p.workarounds import Workaround
 from protocol.addresses import parse_address
 
-READ_AHEAD = 64 * 1024  # bytes: the longest message of the cipher
+READ_AHEAD = 64 * 1024  # bytes of one read: the longest message of the cipher
 BACKLOG = 256  # sockets that the kernel holds until they are accepted; Linux's own bound is 4096
 
 
@@ -34,16 +35,18 @@ class TcpStream(TrioTCPStream):
         self._ahead = bytearray()
 
     async def read(self, n: int | None = None) -> bytes:
-        """Return at most `n` bytes as soon as there are any; b"" at the end."""
-        if n is None or n <= 0:
-            return await super().read(n)
+        """Return at most `n` bytes, and never more than `READ_AHEAD`, as soon as there are any; b"" at the end.
+
+        `n` may be what a stranger claims: the kernel's buffer for it must not be as large as the claim.
+        """
+        wanted = READ_AHEAD if n is None or n < 0 else min(n, READ_AHEAD)
         if not self._ahead:
-            data = await super().read(max(n, READ_AHEAD))
-            if len(data) <= n:
+            data = await super().read(READ_AHEAD)
+            if len(data) <= wanted:
                 return data
             self._ahead += data
-        data = bytes(self._ahead[:n])
-        del self._ahead[:n]
+        data = bytes(self._ahead[:wanted])
+        del self._ahead[:wanted]
         return data
 
     def get_remote_address(self) -> tuple[str, int] | None:
@@ -63,6 +66,7 @@ class Tcp(ITransport):
     def __init__(self, disabled: AbstractSet[Workaround]) -> None:
         self._disabled = disabled
         self.failure: OSError | None = None  # why the last listener could not be had
+        self._dialled: WeakSet[TcpStream] = WeakSet()
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         """Connect; names are resolved by the system."""
@@ -73,7 +77,18 @@ class Tcp(ITransport):
             stream = await trio.open_tcp_stream(address.host, address.port)
         except OSError as error:
             raise OpenConnectionError(words(error)) from error
-        return RawConnection(TcpStream(stream), True)
+        dialled = TcpStream(stream)
+        self._dialled.add(dialled)
+        return RawConnection(dialled, True)
+
+    def drop(self) -> None:
+        """Close what was dialled and is still open.
+
+        A host that is cancelled loses its connections' tasks before it can close them in order: the sockets would
+        stay open until the garbage collector finds them, and the peers would think that we live.
+        """
+        for each in list(self._dialled):
+            each.stream.socket.close()
 
     def create_listener(self, handler_function: THandler) -> IListener:
         """Make a listener that hands every socket to `handler_function`."""

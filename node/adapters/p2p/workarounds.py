@@ -27,6 +27,7 @@ class Workaround(Enum):
     PATIENT_WRITES = "a stream whose reader pauses for five seconds is broken"
     WHOLE_WRITES = "cancelling one writer corrupts the connection for everybody on it"
     BOUNDED_UNREAD = "a peer that ignores flow control fills our memory"
+    BOUNDED_READS = "as many bytes are read as a stranger says there will be, or until it pauses"
     BOUNDED_STREAMS = "a peer may open streams without end"
     OWN_PORT = "a second node binds the port of the first, and each gets half of the connections"
     HONEST_END = "a connection that dies looks like an orderly end of its streams"

@@ -1,23 +1,28 @@
 """What strangers may try on a node's port and on its protocols: honest peers must not notice."""
 
+import gc
 import os
 import random
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 import trio
+from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
 
 from node.adapters.p2p.host import P2pHost
 from node.adapters.p2p.limits import DEFAULT_LIMITS
+from node.adapters.p2p.tcp import READ_AHEAD, TcpStream
 from node.errors import Broken, NodeError, Unreachable
 from node.ports import PeerStream
 from protocol.errors import RemoteProtocolError
 from protocol.framing import frame
 from tests.adapters.p2p.hosts import ECHO, PATIENCE, a_host, a_pair, echo, eventually, introduce, says
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.libp2p]
 
 FUZZ_ROUNDS = int(
     os.environ.get("METAINF_P2P_FUZZ", "1000")
@@ -38,6 +43,14 @@ async def sockets(host: P2pHost, number: int) -> AsyncIterator[list[trio.SocketS
     finally:
         for each in opened:
             await trio.aclose_forcefully(each)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """It closes the sockets that it finds."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def tasks() -> int:
@@ -116,6 +129,46 @@ async def test_a_thousand_garbage_handshakes_block_nobody_and_leave_nothing() ->
             assert await says(newcomer, server)
         await eventually(lambda: server.swarm.gate.shaking == 0)
         await eventually(lambda: tasks() <= before)
+
+
+async def test_whoever_claims_a_long_frame_is_refused_before_it_comes() -> None:
+    refused = trio.Event()
+
+    async def reads(stream: PeerStream) -> None:
+        with pytest.raises(RemoteProtocolError):
+            await stream.receive()
+        refused.set()
+
+    async with a_pair() as (server, client):
+        server.serve("/metainf/test-short/1", reads, frame_bytes=1000)
+        there = ID(server.me.to_bytes())
+        stream = await client.foreign.new_stream(there, [TProtocol("/metainf/test-short/1")])
+        await stream.write((1001).to_bytes(4, "big"))  # and not a byte of the frame
+        with trio.fail_after(PATIENCE):
+            await refused.wait()
+
+
+async def test_a_reader_asks_the_kernel_for_little_whatever_a_stranger_claims() -> None:
+    """One who says that 30 GB will follow made the node ask for as much memory, and fail."""
+    near, far = socket.socketpair()
+    with far:
+        stream = TcpStream(trio.SocketStream(trio.socket.from_stdlib_socket(near)))
+        far.sendall(bytes(200_000))
+        with trio.fail_after(PATIENCE):
+            assert len(await stream.read(10)) == 10
+            for claim in (30_358_763_060, 100_000, None, -1):
+                assert 0 < len(await stream.read(claim)) <= READ_AHEAD
+        await stream.close()
+
+
+async def test_a_host_that_is_cancelled_closes_its_connections_all_the_same(no_collector: None) -> None:
+    async with a_host() as server:
+        with trio.CancelScope() as scope:
+            async with a_host() as client:
+                await introduce(client, server)
+                scope.cancel()
+                await trio.sleep_forever()
+        await eventually(lambda: not server.connected(), patience=5)
 
 
 async def test_a_connection_that_nobody_uses_is_closed() -> None:

@@ -15,9 +15,11 @@ from dataclasses import replace
 
 import pytest
 import trio
+from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
+from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import YAMUX_HEADER_FORMAT
 from multiaddr import Multiaddr
 
@@ -32,7 +34,7 @@ from tests.adapters.p2p.hosts import ECHO, PATIENCE, a_host, a_pair, echo, event
 from tests.adapters.p2p.proxy import CountingProxy
 from tests.places import at
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.libp2p]
 
 Scenario = Callable[[AbstractSet[Workaround]], Awaitable[bool]]
 
@@ -228,6 +230,58 @@ async def a_peer_that_ignores_flow_control(disabled: AbstractSet[Workaround]) ->
             return there.is_closed
 
 
+async def a_stranger_who_claims_a_long_name(disabled: AbstractSet[Workaround]) -> bool:
+    """Well if it is hung up on before it has sent what it claims; else what it sends is kept until the deadline."""
+    async with a_host(disabled=disabled) as server:
+        address = server.addresses()[0]
+        async with await trio.open_tcp_stream(address.host, address.port) as stream:
+            await stream.send_all(_line(b"/multistream/1.0.0") + b"\xff\xff\xff\xff\x7f")
+            with trio.move_on_after(2), suppress(trio.BrokenResourceError):
+                while await stream.receive_some(100):
+                    pass
+                return True
+    return False
+
+
+async def a_peer_that_claims_a_long_name(disabled: AbstractSet[Workaround]) -> bool:
+    """The same, on a stream of a connection that is established."""
+    async with a_pair(server=disabled) as (server, client):
+        stream = await muxed(client, server).open_stream()
+        await stream.write(_line(b"/multistream/1.0.0") + b"\xff\xff\xff\xff\x7f")
+        with trio.move_on_after(2):
+            try:
+                while True:
+                    await stream.read(100)
+            except MuxedStreamError:
+                return True
+    return False
+
+
+async def a_peer_that_never_pauses(disabled: AbstractSet[Workaround]) -> bool:
+    """Well if what libp2p reads without a bound, as it does to learn who a peer is, has one."""
+
+    async def talks(stream: PeerStream) -> None:
+        await stream.send(bytes(200_000))
+        await stream.receive()
+
+    async with a_pair(client=disabled) as (server, client):
+        server.serve("/metainf/test-talks/1", talks)
+        stream = await client.foreign.new_stream(ID(server.me.to_bytes()), [TProtocol("/metainf/test-talks/1")])
+        number = max(muxed(client, server).streams)
+        await eventually(lambda: len(muxed(client, server).stream_buffers[number]) > 200_000)
+        return len(await stream.read()) <= 100_000
+
+
+async def a_peer_that_sends_a_huge_frame(disabled: AbstractSet[Workaround]) -> bool:
+    """Well if the connection ends at the announcement."""
+    async with a_pair(server=disabled) as (server, client):
+        here, there = muxed(client, server), muxed(server, client)
+        await here._write_frame(struct.pack(YAMUX_HEADER_FORMAT, 0, 0, 1, 9_999, 8_000_000))
+        with trio.move_on_after(2):
+            await there.event_closed.wait()
+        return there.is_closed
+
+
 async def a_peer_that_opens_streams_without_end(disabled: AbstractSet[Workaround]) -> bool:
     async def stays(stream: PeerStream) -> None:
         await stream.receive()
@@ -298,7 +352,12 @@ SCENARIOS: dict[Workaround, list[Scenario]] = {
     Workaround.NO_AUTO_CONNECT: [a_peer_that_was_only_heard_of],
     Workaround.PATIENT_WRITES: [a_reader_that_pauses],
     Workaround.WHOLE_WRITES: [writers_that_are_cancelled],
-    Workaround.BOUNDED_UNREAD: [a_peer_that_ignores_flow_control],
+    Workaround.BOUNDED_UNREAD: [a_peer_that_ignores_flow_control, a_peer_that_sends_a_huge_frame],
+    Workaround.BOUNDED_READS: [
+        a_stranger_who_claims_a_long_name,
+        a_peer_that_claims_a_long_name,
+        a_peer_that_never_pauses,
+    ],
     Workaround.BOUNDED_STREAMS: [a_peer_that_opens_streams_without_end],
     Workaround.OWN_PORT: [a_second_node_on_the_port],
     Workaround.HONEST_END: [a_connection_that_dies],

@@ -1,0 +1,308 @@
+"""A node among others: the services of the swarm, built on their hands and wired to each other.
+
+The part of the composition that a node by itself does without. Decides nothing: who is told of what, and no more.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import trio
+
+from node.core.addressbook import AddressBook, Source
+from node.core.engine_state import EngineState, ServedModel
+from node.core.own_addresses import own_addresses
+from node.core.peerbook import Peerbook
+from node.core.prompt import OWNER
+from node.core.router import LeastOutstanding
+from node.core.self_advert import Description, OwnAdverts, our_hello
+from node.core.standings import Standings
+from node.core.strategy import to_plain
+from node.hands import SwarmHands
+from node.policies import Policies, SwarmPolicies
+from node.ports import EngineBoard
+from node.services.announce import Announcer
+from node.services.ask import SwarmReplica
+from node.services.discover import TARGET, Discovery
+from node.services.greet import Greeter
+from node.services.join import Joining
+from node.services.serve import LocalReplica
+from node.services.serve_peers import PeerServer
+from node.services.watch_load import LoadWatch
+from protocol import inference, load
+from protocol.advert import BOOTSTRAP, SERVE, Engine, ModelOffer, ServeLimits
+from protocol.hello import Part, PartCode, Settled
+from protocol.ids import PeerId
+
+Tell = Callable[[str, Mapping[str, Any]], None]
+REMEMBER_AFTER = 1.0  # s after the company has changed: comings come in bursts
+REMEMBER_EVERY = 60.0  # s
+LAST_FRAMES = 2.0  # s for the ends of answers to be sent, once the engine has given them
+SERVING = frozenset({EngineState.READY, EngineState.DRAINING})
+
+
+class OwnEngine(EngineBoard, Protocol):
+    """The engine of this node, as far as the swarm is told of it."""
+
+    def models(self) -> tuple[ServedModel, ...]:
+        """Return what it lists; empty until it was ready once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """What a node has without any company."""
+
+    me: PeerId
+    engine: OwnEngine
+    replica: LocalReplica
+    luck: Callable[[], float]
+    tell: Tell
+    offence: Callable[[str], None]
+
+
+class Company:
+    """The services among peers. `run` is their one long-lived task."""
+
+    def __init__(self, hands: SwarmHands, policies: Policies, among: SwarmPolicies, home: Home) -> None:
+        self._hands = hands
+        self._policies = policies
+        self._among = among
+        self._home = home
+        self.addresses = own_addresses(
+            home.me, hands.network.addresses(), hands.interfaces(), among.announce
+        )  # where others reach this node, its peer id included
+        self.book = Peerbook(home.me)
+        self._addresses = AddressBook(home.me, nearest=among.nearest)
+        self._standings = Standings()
+        self._watch = LoadWatch(streams=hands.network, swarm=hands.network, standings=self._standings)
+        self._announcer = self._make_announcer()
+        self._joining = Joining(
+            hands.network, self._addresses, wanted=self._wanted, luck=home.luck, tell=self._tell_alone
+        )
+        self._discovery = self._make_discovery()
+        self._greeter = self._make_greeter()
+        self.replica = self._make_replica()
+        self._server = PeerServer(
+            engine=home.replica,
+            access=among.access,
+            met=self._greeter.met,
+            offence=home.offence,
+            limits=among.limits,
+        )
+
+    async def run(self) -> None:
+        """Find the swarm, take part in it, serve and ask; return never."""
+        network = self._hands.network
+        network.serve(inference.PROTOCOL_ID, self._server.infer)
+        network.serve(load.PROTOCOL_ID, self._server.load, frame_bytes=load.SCRIPT.limit)
+        self._addresses.learn(self._hands.remembered, Source.REMEMBERED)
+        self._addresses.learn(self._among.join, Source.CONFIGURED)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._discovery.run)
+            nursery.start_soon(self._greeter.run)
+            nursery.start_soon(self._announcer.run)
+            nursery.start_soon(self._joining.run)
+            nursery.start_soon(self._watch.run)
+            nursery.start_soon(self._remember)
+            nursery.start_soon(self._look_around)
+            nursery.start_soon(self._follow_engine)
+
+    async def leave(self) -> None:
+        """Tell the others that this node is going; takes two seconds at most. What runs goes on."""
+        self._greeter.stop()
+        await self._announcer.leave()
+
+    async def settle(self) -> None:
+        """Wait until what was answered is on its way to the peers, and not for long."""
+        with trio.move_on_after(LAST_FRAMES):
+            while self._server.counts().running:  # noqa: ASYNC110 -- once in the life of a node
+                await trio.sleep(0.05)
+
+    # -- what is told of it
+
+    def numbers(self) -> dict[str, int]:
+        """Return how many peers are connected and known."""
+        return {"connected": len(self.book.connections()), "known": len(self.book.members(trio.current_time()))}
+
+    def peers(self) -> dict[str, Any]:
+        """Return the document of `metainf peers --json`."""
+        return {"peers": [self._facts(peer) for peer in self.book.members(trio.current_time())]}
+
+    def models(self) -> tuple[ModelOffer, ...]:
+        """Return what other nodes serve now."""
+        return self.book.models(trio.current_time())
+
+    def served(self) -> dict[str, int]:
+        """Count the prompts of peers: `served`, `refused`, `failed`, `abandoned`, `running`."""
+        counts = self._server.counts()
+        return {
+            "running": counts.running,
+            "served": counts.served,
+            "failed": counts.failed,
+            "refused": counts.refused,
+            "abandoned": counts.abandoned,
+        }
+
+    def _facts(self, peer: PeerId) -> dict[str, Any]:
+        now = trio.current_time()
+        signed = self.book.advert_of(peer, now)
+        advert = signed.body if signed is not None else None
+        standing = self._standings.standing(peer, now)
+        rtt = self._hands.network.round_trip(peer)
+        settled = self._greeter.settled(peer)
+        return {
+            "peer_id": str(peer),
+            "name": advert.name if advert else None,
+            "connected": peer in self.book.connections(),
+            "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
+            "addresses": [str(address) for address in self._addresses.addresses(peer)],
+            "models": [{"name": offer.name, "max_length": offer.max_length} for offer in advert.models]
+            if advert
+            else [],
+            "roles": list(advert.roles) if advert else [],
+            "software": advert.software if advert else settled.software if settled else None,
+            "load": {"work": round(standing.work, 2), "slots": standing.slots, "ours": standing.in_flight}
+            if standing.known
+            else None,
+            "closed": standing.closed or None,
+        }
+
+    # -- what the services are built of
+
+    def _make_announcer(self) -> Announcer:
+        hands, among = self._hands, self._among
+        return Announcer(
+            hands.gossip,
+            hands.directory,
+            book=self.book,
+            own=OwnAdverts(me=self._home.me, swarm=among.swarm, epoch=hands.epoch, version=self._policies.version),
+            key=hands.key,
+            describe=self._describe,
+            wall=hands.wall,
+            luck=self._home.luck,
+        )
+
+    def _make_discovery(self) -> Discovery:
+        hands = self._hands
+        return Discovery(
+            hands.network,
+            hands.gossip,
+            hands.directory,
+            swarm_id=self._among.swarm,
+            book=self.book,
+            addresses=self._addresses,
+            standings=self._standings,
+            wall=hands.wall,
+            luck=self._home.luck,
+            look_again=self._joining.look_again,
+            newcomer=self._announcer.newcomer,
+            tell=self._home.tell,
+        )
+
+    def _make_greeter(self) -> Greeter:
+        hands, among = self._hands, self._among
+        return Greeter(
+            hands.network,
+            hands.network,
+            ours=our_hello(me=self._home.me, swarm=among.swarm, epoch=hands.epoch, version=self._policies.version),
+            book=self.book,
+            addresses=self._addresses,
+            wall=hands.wall,
+            apply=self._discovery.apply,
+            greeted=self._greeted,
+            judge=self._judge,
+        )
+
+    def _make_replica(self) -> SwarmReplica:
+        hands, home = self._hands, self._home
+        return SwarmReplica(
+            me=home.me,
+            local=home.replica,
+            own_load=partial(home.replica.load, OWNER),
+            own_model=lambda: home.engine.snapshot().model,
+            streams=hands.network,
+            swarm=hands.network,
+            book=self.book,
+            standings=self._standings,
+            access=self._among.access,
+            router=LeastOutstanding(),
+            watch=self._watch,
+            luck=home.luck,
+            on_change=self._discovery.apply,
+        )
+
+    # -- who is told of what
+
+    def _wanted(self) -> Iterable[PeerId]:
+        if len(self._hands.network.connected()) >= TARGET:
+            return ()
+        return (*self._discovery.wanted(), *self._addresses.introduced())
+
+    def _greeted(self, peer: PeerId) -> None:
+        self._discovery.greeted(peer)
+        self._announcer.met(peer)
+
+    def _judge(self, settled: Settled) -> Part | None:
+        """Part from those whom the operator excludes by name, whatever the list: neither served nor asked."""
+        access = self._among.access
+        if settled.peer in access.serve.but and settled.peer in access.ask.but:
+            return Part(code=PartCode.NOT_WELCOME.value, message="This node's owner wants nothing to do with that one.")
+        return None
+
+    def _tell_alone(self, alone: bool) -> None:
+        self._home.tell("alone", {"alone": alone})
+
+    def _describe(self) -> Description:
+        """Say what this node is and serves now."""
+        snapshot = self._home.engine.snapshot()
+        among, plan = self._among, self._policies.plan
+        serves = snapshot.state in SERVING and not among.access.serve.empty
+        roles = ((SERVE,) if serves else ()) + ((BOOTSTRAP,) if among.bootstrap else ())
+        quota = among.access.each
+        return Description(
+            addresses=self.addresses,
+            models=tuple(ModelOffer(name=each.name, max_length=each.max_length) for each in self._home.engine.models())
+            if serves
+            else (),
+            roles=roles,
+            name=self._policies.name,
+            engine=Engine(name="vllm") if serves and snapshot.strategy != "external" else None,
+            strategy=to_plain(plan.strategy) if serves else None,  # type: ignore[arg-type]
+            limits=ServeLimits(
+                running=self._policies.admission.running,
+                waiting=self._policies.admission.waiting,
+                body_bytes=among.limits.body_bytes,
+                requests_per_minute=quota.requests_per_minute,
+                tokens_per_minute=quota.tokens_per_minute,
+                concurrent=quota.concurrent,
+            )
+            if serves
+            else None,
+        )
+
+    async def _follow_engine(self) -> None:
+        snapshot = self._home.engine.snapshot()
+        while True:
+            snapshot = await self._home.engine.changed(snapshot)
+            self._announcer.look_again()
+
+    async def _look_around(self) -> None:
+        """Take in whom the local network tells of."""
+        if self._hands.nearby is not None:
+            async for address in self._hands.nearby:
+                self._joining.hear([address], Source.NEAR)
+
+    async def _remember(self) -> None:
+        """Keep the addresses that work for the next run."""
+        kept = self._hands.remembered
+        company: frozenset[PeerId] = frozenset()
+        while True:
+            with trio.move_on_after(REMEMBER_EVERY):
+                company = await self._hands.network.changed(company)
+                await trio.sleep(REMEMBER_AFTER)
+            now = self._addresses.to_remember()
+            if now and now != kept:
+                kept = now
+                await self._hands.remember(now)

@@ -1,0 +1,257 @@
+"""What the node can do to the world: the adapters, built as the settings ask and closed at the end.
+
+The first half of the composition. Knows settings and adapters, and no service.
+"""
+
+import hashlib
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+import trio
+
+from node.adapters import peer_file
+from node.adapters.engine.external import ExternalLauncher, parse_engine_url
+from node.adapters.engine.vllm import VllmLauncher, VllmSetup
+from node.adapters.http_server.connection import ServerLimits
+from node.adapters.http_server.server import Bind, serve
+from node.adapters.keystore import Identity, load_or_create
+from node.adapters.lan import nodes_nearby
+from node.adapters.run_epoch import begin_run
+from node.adapters.system import LocalMachine, local_addresses, port_owner, private_folder
+from node.adapters.upstream.pool import UpstreamPool
+from node.core.own_addresses import own_addresses
+from node.errors import Unavailable
+from node.http.asgi import App
+from node.places import Places
+from node.policies import Policies, SwarmPolicies
+from node.ports import Directory, Endpoint, EngineLauncher, Gossip, Streams, Swarm, Upstream
+from node.settings import Settings
+from node.telemetry import OffenceLog
+from protocol import dht
+from protocol.addresses import Address
+from protocol.errors import RemoteProtocolError
+from protocol.gossip import Subject, Topic, message_id
+from protocol.ids import Epoch, SwarmId
+from protocol.records import SigningKey
+
+log = structlog.get_logger(__name__)
+
+
+class Pool(Upstream, Protocol):
+    """The upstream, which also knows when it last heard of an endpoint."""
+
+    def last_activity(self, endpoint: Endpoint) -> float | None:
+        """Return the loop's time of the last byte from it; None before the first."""
+        ...
+
+
+class Listen(Protocol):
+    """Serves an application at an address until `stop()` returns; starts with the address that was bound."""
+
+    def __call__(
+        self,
+        app: App,
+        *,
+        bind: Bind,
+        reports: "Reports",
+        stop: Callable[[], Awaitable[object]],
+        limits: ServerLimits | None = None,
+        task_status: trio.TaskStatus[Bind] = trio.TASK_STATUS_IGNORED,
+    ) -> Awaitable[None]:
+        """See `node.adapters.http_server`."""
+        ...
+
+
+class Network(Swarm, Streams, Protocol):
+    """Connections and conversations with peers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwarmHands:
+    """What the node can do among peers.
+
+    Attributes:
+        key: signs what this node says.
+        epoch: the start of this run.
+        interfaces: returns this machine's IP addresses.
+        nearby: addresses of nodes heard of on the local network; None where nobody listens for them.
+        remembered: addresses that worked in the last run.
+        remember: keeps such addresses for the next.
+        wall: returns the wall clock, microseconds since 1970.
+    """
+
+    network: Network
+    gossip: Gossip
+    directory: Directory
+    key: SigningKey
+    epoch: Epoch
+    interfaces: Callable[[], tuple[str, ...]]
+    nearby: trio.MemoryReceiveChannel[Address] | None
+    remembered: tuple[Address, ...]
+    remember: Callable[[Sequence[Address]], Awaitable[None]]
+    wall: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hands:
+    """What the node can do to the world. `launcher` is None on a node that runs no engine."""
+
+    public_key: bytes  # Ed25519, 32 bytes
+    launcher: EngineLauncher | None
+    upstream: Pool
+    listen: Listen
+    luck: Callable[[], float]  # uniform in [0, 1)
+    swarm: SwarmHands | None = None  # None: a node by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """What the HTTP servers tell: offences of clients, and defects of ours (answered 500, logged whole, survived)."""
+
+    offence: OffenceLog
+
+    def defect(self, error: Exception) -> None:
+        """Log a bug with its traceback. One request ends by it, not the node."""
+        log.error("http.defect", exc_info=error)
+
+
+@asynccontextmanager
+async def open_hands(settings: Settings, policies: Policies, where: Places) -> AsyncIterator[Hands]:
+    """Build the adapters that the settings ask for, and close them at the end.
+
+    Raises:
+        NodeError: something that they need is not there, or is not to be used.
+    """
+    identity, made = load_or_create(where.identity_file)
+    if made:
+        log.info("identity.made", file=str(where.identity_file))
+    private_folder(where.runtime)
+    upstream = UpstreamPool()
+    async with AsyncExitStack() as resources:
+        resources.push_async_callback(_close, upstream)
+        swarm = None
+        if policies.swarm is not None:
+            swarm = await resources.enter_async_context(_open_swarm(identity, policies.swarm, where))
+        yield Hands(
+            public_key=identity.public_key,
+            launcher=_launcher(settings, where),
+            upstream=upstream,
+            listen=partial(serve, owner_of=port_owner),
+            luck=random.random,
+            swarm=swarm,
+        )
+
+
+async def _close(upstream: UpstreamPool) -> None:
+    with trio.CancelScope(shield=True):
+        await upstream.aclose()
+
+
+@asynccontextmanager
+async def _open_swarm(identity: Identity, policies: SwarmPolicies, where: Places) -> AsyncIterator[SwarmHands]:
+    # Here and not above: a second of imports that a node by itself does without.
+    from node.adapters.p2p.host import open_host  # noqa: PLC0415
+    from node.adapters.p2p.routing import Namespace, open_directory, open_gossip  # noqa: PLC0415
+
+    epoch = Epoch(await trio.to_thread.run_sync(begin_run, where.epoch_file, wall_us()))
+    remembered = await trio.to_thread.run_sync(peer_file.load, where.peers_file)
+    rules = dht_rules(policies.swarm, wall_us)
+    async with AsyncExitStack() as resources:
+        try:
+            host = await resources.enter_async_context(open_host(identity.secret_seed(), policies.listen))
+        except Unavailable as error:
+            raise _taken(error, policies.listen) from error
+        gossip = await resources.enter_async_context(
+            open_gossip(
+                host,
+                topics={str(Topic(policies.swarm, subject)) for subject in Subject},
+                message_id=message_id,
+            )
+        )
+        directory = await resources.enter_async_context(
+            open_directory(host, {name: Namespace(valid=valid, best=best) for name, (valid, best) in rules.items()})
+        )
+        nearby = None
+        if policies.lan:
+            addresses = own_addresses(host.me, host.addresses(), local_addresses(), policies.announce)
+            try:
+                nearby = await resources.enter_async_context(nodes_nearby(host.me, policies.swarm, addresses))
+            except Unavailable as error:
+                log.warning("lan.unavailable", reason=error.message)
+
+        async def remember(addresses: Sequence[Address]) -> None:
+            await trio.to_thread.run_sync(peer_file.save, where.peers_file, addresses)
+
+        yield SwarmHands(
+            network=host,
+            gossip=gossip,
+            directory=directory,
+            key=identity.signing_key(),
+            epoch=epoch,
+            interfaces=local_addresses,
+            nearby=nearby,
+            remembered=remembered,
+            remember=remember,
+            wall=wall_us,
+        )
+
+
+def wall_us() -> int:
+    """Return the wall clock: microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def _taken(error: Unavailable, listen: Sequence[Address]) -> Unavailable:
+    owners = ((address.port, port_owner(address.port)) for address in listen if address.port)
+    by = next((f" (port {port} is held by {owner})" for port, owner in owners if owner), "")
+    remedy = "give another with --listen 0.0.0.0:PORT (0 takes any), or stop the other program"
+    return Unavailable(error.message + by, remedy=remedy)
+
+
+def dht_rules(
+    swarm: SwarmId, wall: Callable[[], int]
+) -> dict[str, tuple[Callable[[str, bytes], bool], Callable[[str, Sequence[bytes]], int]]]:
+    """Return, for each namespace of the directory, which values are valid and which of several counts."""
+
+    def valid(key: str, value: bytes) -> bool:
+        try:
+            dht.validate(key, value, swarm=swarm, now_us=wall())
+        except RemoteProtocolError:
+            return False
+        return True
+
+    def best(key: str, values: Sequence[bytes]) -> int:
+        try:
+            return dht.select(key, values, swarm=swarm, now_us=wall())
+        except RemoteProtocolError:
+            return 0  # all of them have just expired: whichever it is, nobody believes it
+
+    return {namespace.value: (valid, best) for namespace in dht.Namespace}
+
+
+def _launcher(settings: Settings, where: Places) -> EngineLauncher | None:
+    engine = settings.engine
+    if not engine.enabled:
+        return None
+    if engine.url is not None:
+        return ExternalLauncher(parse_engine_url(engine.url, engine.url_key))
+    setup = VllmSetup(
+        python=Path(engine.python or sys.executable),
+        command=engine.command,
+        logs=where.logs,
+        work=where.state / "engine",
+        cache=where.cache / "models",
+        tag=hashlib.sha256(str(where.data).encode()).hexdigest()[:16],
+        allow_remote_media=settings.api.allow_remote_media,
+        log_bytes=settings.log.max_file_bytes,
+        log_files=settings.log.keep_files,
+    )
+    return VllmLauncher(setup, LocalMachine())
