@@ -16,10 +16,10 @@ from node.core.peerbook import SHORTLIST, Candidate, Change, Peerbook
 from node.core.prompt import Headers, Prompt, RequesterKind
 from node.core.router import Choice, Option, Route, Router
 from node.core.standings import Standings
-from node.errors import Broken, Refused, Unreachable
+from node.errors import Broken, Refusal, Refused, Unreachable
 from node.ports import Answer, Replica, Served, ServedAnswer, Streams, Swarm
 from node.services.ask_peer import AskPatience, EngineLost, Flight, PeerAnswer, PeerAsker, Watch
-from node.services.ask_verdict import NOT_ASKED, UNKNOWN_PEER, Tried, all_closed, away, unknown_model
+from node.services.ask_verdict import NOT_ASKED, NOTHING_SERVED, UNKNOWN_PEER, Tried, all_closed, away, unknown_model
 from node.services.ask_words import without_pin
 from protocol.advert import model_name
 from protocol.ids import InvalidId, ModelName, PeerId
@@ -210,7 +210,7 @@ class SwarmReplica:
             wanted = self._any_model(now)  # for its engine's own words about a body without a model, or a bad one
         if wanted is None:
             if ours is None and prompt.model is not None:
-                raise Refused(unknown_model(prompt.model))
+                raise Refused(self._not_served(prompt.model, now))
             return (Choice(self._me, "local"),)
         here = ours == wanted.name and wanted.pin is None
         candidates = self._candidates(wanted, now)
@@ -222,6 +222,10 @@ class SwarmReplica:
         if here:
             return (Choice(self._me, "local"),)  # it says why not: loading, and how far; full, and until when
         raise Refused(all_closed(route))
+
+    def _not_served(self, model: str, now: float) -> Refusal:
+        """Refuse a model, on a node without an engine; where nobody serves anything yet, that may change soon."""
+        return unknown_model(model) if self._book.models(now) else NOTHING_SERVED
 
     def _route(self, here: bool, candidates: tuple[Candidate, ...], now: float) -> Route:
         options = [
@@ -252,7 +256,7 @@ class SwarmReplica:
         if self._book.candidates(wanted, now):
             raise Refused(NOT_ASKED)
         if ours is None:
-            raise Refused(unknown_model(prompt.model or str(wanted)))
+            raise Refused(self._not_served(prompt.model or str(wanted), now))
         return (Choice(self._me, "local"),)  # it may know the name as an alias or an adapter; else it says no itself
 
     def _via(self, named: str, now: float) -> Choice:

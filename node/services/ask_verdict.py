@@ -27,6 +27,15 @@ UNKNOWN_PEER = Refusal(
 )
 
 
+NOTHING_SERVED = Refusal(
+    status=503,
+    type="engine_unavailable",
+    code="no_replica",
+    message="This node runs no engine, and no node that it knows serves any model at the moment.",
+    retry_after=5,
+)
+
+
 def unknown_model(model: str) -> Refusal:
     """Refuse a model that nobody serves, as vLLM does."""
     return Refusal(status=404, type="NotFoundError", param="model", message=f"The model `{model}` does not exist.")

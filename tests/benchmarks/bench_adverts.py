@@ -123,15 +123,17 @@ def judge(data: bytes) -> bool:
 
 @asynccontextmanager
 async def a_swarm(size: Size) -> AsyncIterator[list[Node]]:
-    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-        nodes = []
+    async with AsyncExitStack() as stack:
+        nodes, feeds = [], []
         for _ in range(size.hosts):
             seed = os.urandom(32)
             host = await stack.enter_async_context(open_host(seed, [HERE]))
             gossip = await stack.enter_async_context(open_gossip(host, topics={TOPIC}, message_id=message_id))
-            node = Node(host, gossip, Ed25519PrivateKey.from_private_bytes(seed))
-            nursery.start_soon(listen, node, await stack.enter_async_context(gossip.subscribe(TOPIC, judge)))
-            nodes.append(node)
+            nodes.append(Node(host, gossip, Ed25519PrivateKey.from_private_bytes(seed)))
+            feeds.append(await stack.enter_async_context(gossip.subscribe(TOPIC, judge)))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        for node, feed in zip(nodes, feeds, strict=True):
+            nursery.start_soon(listen, node, feed)
         for index, node in enumerate(nodes):
             for step in range(1, size.links + 1):
                 other = nodes[(index + step) % len(nodes)].host
@@ -151,7 +153,7 @@ async def listen(node: Node, messages: trio.MemoryReceiveChannel[bytes]) -> None
 
 
 def neighbours(node: Node) -> int:
-    return len(node.gossip.pubsub.router.mesh.get(TOPIC, ()))  # type: ignore[attr-defined] -- gossipsub's
+    return len(node.gossip.pubsub.router.mesh.get(TOPIC, ()))
 
 
 async def say(nodes: list[Node], size: Size) -> int:
@@ -250,9 +252,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, help="write the row to this file too")
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--links", type=int, help="that each host dials; as many come in")
     chosen = parser.parse_args()
     size = QUICK if chosen.quick else Size()
-    row = trio.run(measure, replace(size, seconds=chosen.seconds or size.seconds))
+    size = replace(size, seconds=chosen.seconds or size.seconds, links=chosen.links or size.links)
+    row = trio.run(measure, size)
     for key, value in row.items():
         print(f"{key:44} {value:10.2f}")
     if chosen.json:

@@ -139,7 +139,8 @@ class _Listener(IListener):
 
     async def close(self) -> None:
         self._scope.cancel()
-        for each in self._sockets:
+        closing, self._sockets = self._sockets, []  # nobody is told addresses of closed sockets
+        for each in closing:
             await each.aclose()
 
 
