@@ -5,6 +5,7 @@ The client's or the moment's: `Refused`. The world's (engine, disk, driver): the
 they arise. What a person sees says what happened, why it may have, and what to do now.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -86,6 +87,17 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after: int | None = None
+
+
+MODELS_NAMED = 16  # in one message: a swarm may serve hundreds
+
+
+def unknown_model(model: str, served: Iterable[str]) -> Refusal:
+    """Refuse a model that nobody serves, in vLLM's words, with what there is instead."""
+    names = sorted(set(served))
+    aliases = ", ".join(names[:MODELS_NAMED]) + (", ..." if len(names) > MODELS_NAMED else "")
+    message = f"The model `{model}` does not exist." + (f" Valid aliases: {aliases}." if names else "")
+    return Refusal(status=404, type="NotFoundError", param="model", message=message)
 
 
 class Refused(Exception):

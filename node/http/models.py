@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from node.core.prompt import Headers, Prompt
-from node.errors import Broken, Refusal, Refused
+from node.errors import Broken, Refused, unknown_model
 from node.ports import EngineBoard, Replica, Served, ServedAnswer
 from protocol.advert import ModelOffer
 
@@ -66,8 +66,7 @@ class ModelList:
             return
         card = next((each for each in listed if each.get("id") == wanted), None)
         if card is None:
-            message = f"The model `{wanted}` does not exist."
-            raise Refused(Refusal(status=404, type="NotFoundError", param="model", message=message))
+            raise Refused(unknown_model(wanted, (str(each.get("id")) for each in listed)))
         yield self._said(card)
 
     async def _own(self, prompt: Prompt) -> Sequence[Card]:
@@ -87,7 +86,8 @@ class ModelList:
 
     def _said(self, content: object) -> ServedAnswer:
         body = json.dumps(content, separators=(",", ":")).encode("ascii")
-        return _Said(body, Served(node=self._peer_id))
+        length = (b"content-length", b"%d" % len(body))
+        return _Said(body, Served(node=self._peer_id), headers=(*_HEADERS, length))
 
 
 @dataclass(slots=True)

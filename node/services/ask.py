@@ -16,10 +16,10 @@ from node.core.peerbook import SHORTLIST, Candidate, Change, Peerbook
 from node.core.prompt import Headers, Prompt, RequesterKind
 from node.core.router import Choice, Option, Route, Router
 from node.core.standings import Standings
-from node.errors import Broken, Refusal, Refused, Unreachable
+from node.errors import Broken, Refusal, Refused, Unreachable, unknown_model
 from node.ports import Answer, Replica, Served, ServedAnswer, Streams, Swarm
 from node.services.ask_peer import AskPatience, EngineLost, Flight, PeerAnswer, PeerAsker, Watch
-from node.services.ask_verdict import NOT_ASKED, NOTHING_SERVED, UNKNOWN_PEER, Tried, all_closed, away, unknown_model
+from node.services.ask_verdict import NOT_ASKED, NOTHING_SERVED, UNKNOWN_PEER, Tried, all_closed, away
 from node.services.ask_words import without_pin
 from protocol.advert import model_name
 from protocol.ids import InvalidId, ModelName, PeerId
@@ -193,7 +193,7 @@ class SwarmReplica:
             else:
                 sent = self._for_peers(prompt)
                 async with self._peers.answer(choice.replica, sent, attempt=attempts, flight=flight) as answer:
-                    first = await answer.receive()
+                    first = await answer.begin()
                     yield _FromSomebody(answer, first, _served(choice, attempts, answer, prompt), end)
         finally:
             flight.end()
@@ -225,7 +225,8 @@ class SwarmReplica:
 
     def _not_served(self, model: str, now: float) -> Refusal:
         """Refuse a model, on a node without an engine; where nobody serves anything yet, that may change soon."""
-        return unknown_model(model) if self._book.models(now) else NOTHING_SERVED
+        offers = self._book.models(now)
+        return unknown_model(model, (offer.name for offer in offers)) if offers else NOTHING_SERVED
 
     def _route(self, here: bool, candidates: tuple[Candidate, ...], now: float) -> Route:
         options = [

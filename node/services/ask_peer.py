@@ -28,6 +28,8 @@ from protocol.inference_events import Ask, AskerEvent, Body, Data, End, Event, F
 from protocol.load import Figures, read_figures
 
 REOPENINGS = 3  # kept streams that may turn out dead one after another; a pool holds a few
+SMALL = 256 * 1024  # bytes of an answer that is no stream and is waited for whole
+EVENT_STREAM = b"text/event-stream"
 TOLD_MODEL, TOLD_STRATEGY = b"x-metainf-model", b"x-metainf-strategy"
 FAULTS = frozenset({"failed", "hung"})
 T = TypeVar("T")
@@ -112,6 +114,22 @@ class PeerAnswer:
         self.strategy = _text(told.get(TOLD_STRATEGY))
         self._talk = talk
         self._over = False
+
+    async def begin(self) -> bytes:
+        """Return the first bytes; of a small answer that is no stream all of them, and then say how many.
+
+        What a peer's engine gave in one piece goes on in one piece, and if it breaks off, nobody has seen of it yet.
+        """
+        pieces = [await self.receive()]
+        if dict(self.headers).get(b"content-type", b"").lower().startswith(EVENT_STREAM):
+            return pieces[0]
+        size = len(pieces[0])
+        while not self._over and size < SMALL:
+            pieces.append(await self.receive())
+            size += len(pieces[-1])
+        if self._over:
+            self.headers = (*self.headers, (b"content-length", b"%d" % size))
+        return b"".join(pieces)
 
     async def receive(self) -> bytes:
         """See `node.ports.Answer`."""

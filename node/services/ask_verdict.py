@@ -36,11 +36,6 @@ NOTHING_SERVED = Refusal(
 )
 
 
-def unknown_model(model: str) -> Refusal:
-    """Refuse a model that nobody serves, as vLLM does."""
-    return Refusal(status=404, type="NotFoundError", param="model", message=f"The model `{model}` does not exist.")
-
-
 def away(code: str, retry_after: int | None) -> Refusal:
     """Refuse because none of those who serve the model is there."""
     return Refusal(

@@ -2,7 +2,8 @@
 
 A program of its own, standard library only (uvloop where it is installed). It does as little as an HTTP/1.1 server
 can: it finds two fields of a prompt by their text and writes answers made beforehand. Each streamed event is a
-write of its own and says its number, so that a loss, a doubling or a disorder shows.
+write of its own and says its number, so that a loss, a doubling or a disorder shows. Two fields that no real engine
+knows may stand in a prompt: `gap_ms`, in place of the option, and `answer_bytes`, for a whole answer of that size.
 
     python instant_engine.py --port 0 --gap-ms 10      prints its port
 """
@@ -20,6 +21,9 @@ from typing import cast
 MODEL = "instant"
 STREAM = re.compile(rb'"stream"\s*:\s*true')
 TOKENS = re.compile(rb'"max_(?:completion_)?tokens"\s*:\s*(\d{1,5})')
+GAP = re.compile(rb'"gap_ms"\s*:\s*(\d{1,5}(?:\.\d{1,3})?)')
+SIZE = re.compile(rb'"answer_bytes"\s*:\s*(\d{1,9})')
+FIELDS_BYTES = 4096  # where these fields are looked for: both ends of a long prompt
 LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)\r\n", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:\s*chunked\r\n", re.IGNORECASE)
 DEFAULT_TOKENS = 16
@@ -31,11 +35,11 @@ def _whole(body: bytes, content_type: bytes = b"application/json", status: bytes
     return b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (status, content_type, len(body), body)
 
 
-def _completion() -> bytes:
+def _completion(text: str = "0") -> bytes:
     usage = {"prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9}
-    message = {"role": "assistant", "content": "0"}
+    message = {"role": "assistant", "content": text}
     # Both shapes in one: a chat client reads `message`, a completions client `text`.
-    choice = {"index": 0, "message": message, "text": "0", "finish_reason": "stop", "logprobs": None}
+    choice = {"index": 0, "message": message, "text": text, "finish_reason": "stop", "logprobs": None}
     return json.dumps(
         {"id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]}
         | {"usage": usage}
@@ -51,6 +55,7 @@ FIXED = {
     b"/metrics": _whole(METRICS, b"text/plain; version=0.0.4"),
 }
 COMPLETION = _whole(_completion())
+BULK = cache(lambda size: _whole(_completion("x" * size)))
 NOT_FOUND = _whole(b'{"detail":"Not Found"}', status=b"404 Not Found")
 
 
@@ -75,8 +80,9 @@ class Connection(asyncio.Protocol):
     """One client: requests one after the other, pipelined ones in their order."""
 
     def __init__(self, gap: float) -> None:
-        self._gap = gap
-        self._pending = b""
+        self._usual_gap = self._gap = gap
+        self._pending = bytearray()
+        self._wanted = 0  # bytes of the request that is on its way; a long one is looked at once
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -90,7 +96,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._pending += data
-        if self._timer is None:
+        if self._timer is None and len(self._pending) >= self._wanted:
             self._next()
 
     def _next(self) -> None:
@@ -105,30 +111,38 @@ class Connection(asyncio.Protocol):
                 self._transport.write(fixed)
             elif not path.endswith(b"/completions"):
                 self._transport.write(NOT_FOUND)
-            elif STREAM.search(body):
-                asked = TOKENS.search(body)
+            elif STREAM.search(fields := body[:FIELDS_BYTES] + body[-FIELDS_BYTES:]):
+                asked, gap = TOKENS.search(fields), GAP.search(fields)
+                self._gap = float(gap[1]) / 1000 if gap else self._usual_gap
                 self._transport.write(STREAM_HEAD)
                 self._say(0, int(asked[1]) if asked else DEFAULT_TOKENS)
             else:
-                self._transport.write(COMPLETION)
+                size = SIZE.search(fields)
+                self._transport.write(BULK(int(size[1])) if size else COMPLETION)
 
     def _take(self) -> tuple[bytes, bytes] | None:
         """Take one whole request off the front: its path and its body; None while there is none."""
-        head, separator, rest = self._pending.partition(b"\r\n\r\n")
-        if not separator:
+        end_of_head = self._pending.find(b"\r\n\r\n")
+        if end_of_head < 0:
             return None
+        head, start = bytes(self._pending[:end_of_head]), end_of_head + 4
         path = head.split(b" ", 2)[1].partition(b"?")[0]
         head += b"\r\n"
         length = LENGTH.search(head)
         if CHUNKED.search(head):
-            end = rest.find(b"0\r\n\r\n")
-            size = end + 5 if end >= 0 else len(rest) + 1
+            end = self._pending.find(b"0\r\n\r\n", start)
+            if end < 0:
+                return None
+            size = end + 5 - start
         else:
             size = int(length[1]) if length else 0
-        if len(rest) < size:
+        self._wanted = start + size
+        if len(self._pending) < self._wanted:
             return None
-        self._pending = rest[size:]
-        return path, rest[:size]
+        body = bytes(self._pending[start : self._wanted])
+        del self._pending[: self._wanted]
+        self._wanted = 0
+        return path, body
 
     def _say(self, number: int, total: int) -> None:
         """Write one event, and see to the next."""

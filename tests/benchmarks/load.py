@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+EVENT_END = b"\n\n"
 ANSWER_WITHIN_S = 30.0  # a slower answer is a failure, not a sample
 
 
@@ -24,6 +25,8 @@ class Work:
         tokens: events in each stream; None asks for a whole answer.
         concurrency: connections, each with one request at a time.
         seconds: no request begins later than that.
+        prompt_bytes: of the message; None for a short one.
+        fields: of the body, besides.
     """
 
     url: str
@@ -32,15 +35,28 @@ class Work:
     concurrency: int
     seconds: float
     api_key: str = "none"
+    prompt_bytes: int | None = None
+    fields: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(slots=True)
 class Samples:
-    """What was seen, in seconds, one entry per request."""
+    """What was seen, in seconds, one entry per request.
+
+    Attributes:
+        gaps: between an event and the next of its stream, as they arrive; 0 where they come in one piece.
+        pieces: HTTP chunks in which the answers came.
+        body_bytes: of the answers.
+        elapsed: from the first request to the end of the last answer.
+    """
 
     whole: list[float] = field(default_factory=list)
     first_byte: list[float] = field(default_factory=list)  # of the body
     events: int = 0
+    gaps: list[float] = field(default_factory=list)
+    pieces: int = 0
+    body_bytes: int = 0
+    elapsed: float = 0.0
 
 
 class LoadFailed(Exception):
@@ -57,6 +73,9 @@ class _Client(asyncio.Protocol):
         self.began = 0.0
         self.first: float | None = None
         self.body = bytearray()
+        self.gaps: list[float] = []
+        self.pieces = 0
+        self._last = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
@@ -69,9 +88,17 @@ class _Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
+    def on_chunk_header(self) -> None:
+        self.pieces += 1
+
     def on_body(self, body: bytes) -> None:
+        now = time.perf_counter()
         if self.first is None:
-            self.first = time.perf_counter()
+            self.first = self._last = now
+        if body.endswith(EVENT_END):
+            self.gaps.append(now - self._last)
+            self.gaps += [0.0] * (body.count(EVENT_END) - 1)
+            self._last = now
         self.body += body
 
     def on_message_complete(self) -> None:
@@ -98,6 +125,8 @@ class _Client(asyncio.Protocol):
         self._done = asyncio.get_running_loop().create_future()
         self.first = None
         self.body.clear()
+        self.gaps.clear()
+        self.pieces = 0
         self.began = time.perf_counter()
         self._transport.write(request)
         async with asyncio.timeout(ANSWER_WITHIN_S):
@@ -106,7 +135,12 @@ class _Client(asyncio.Protocol):
 
 def request_bytes(work: Work) -> bytes:
     """Return the request as it goes on the wire."""
-    body: dict[str, object] = {"model": work.model, "messages": [{"role": "user", "content": "Say something. " * 8}]}
+    said = "Say something. " * 8 if work.prompt_bytes is None else "x" * work.prompt_bytes
+    body: dict[str, object] = {
+        "model": work.model,
+        "messages": [{"role": "user", "content": said}],
+        **dict(work.fields),
+    }
     body |= {"stream": True, "max_tokens": work.tokens} if work.tokens else {"max_tokens": 1}
     encoded = json.dumps(body).encode()
     place = urlsplit(work.url)
@@ -125,13 +159,15 @@ async def load(work: Work) -> Samples:
         LoadFailed: as soon as one answer is not what it should be.
     """
     samples = Samples()
-    until = time.perf_counter() + work.seconds
+    began = time.perf_counter()
+    until = began + work.seconds
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(work.concurrency):
                 group.create_task(_keep_asking(work, until, samples))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
+    samples.elapsed = time.perf_counter() - began
     return samples
 
 
@@ -152,7 +188,10 @@ async def _keep_asking(work: Work, until: float, samples: Samples) -> None:
                 raise LoadFailed(f"{work.url} cannot be reached: {error}") from error
             samples.whole.append(time.perf_counter() - client.began)
             samples.first_byte.append((client.first or time.perf_counter()) - client.began)
+            samples.body_bytes += len(client.body)
+            samples.pieces += max(0, client.pieces - 1)  # the last chunk is the end, and empty
             if work.tokens:
+                samples.gaps += client.gaps[1:]  # the first is no gap: it came before everything
                 samples.events += checked(bytes(client.body), work.tokens)
     finally:
         client.close()

@@ -6,7 +6,7 @@ python -m tests.e2e.compatibility_page      after a change of a scenario or a di
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.e2e.differences import DIFFERENCES, Difference
+from tests.e2e.differences import DIFFERENCES, THROUGH_PEERS, Difference
 from tests.e2e.scenarios.catalogue import CATALOGUE
 from tests.e2e.scenarios.scenario import Scenario
 
@@ -53,6 +53,13 @@ def _differences() -> Iterator[str]:
     yield "| where | vLLM | the node | why |"
     yield "|---|---|---|---|"
     for row in DIFFERENCES:
+        yield f"| {_places(row)} | {row.engine} | {row.node} | {row.reason} |"
+    yield ""
+    yield "The same scenarios are asked of a node without an engine, whose two peers answer. Beyond the above:"
+    yield ""
+    yield "| where | vLLM | the node, through a peer | why |"
+    yield "|---|---|---|---|"
+    for row in THROUGH_PEERS:
         yield f"| {_places(row)} | {row.engine} | {row.node} | {row.reason} |"
     yield ""
 

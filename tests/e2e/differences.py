@@ -171,3 +171,46 @@ DIFFERENCES: tuple[Difference, ...] = (
         reason="An engine that fetches addresses for strangers reaches what they cannot (SSRF).",
     ),
 )
+
+# What shows beyond that at a node without an engine, whose peers answer.
+THROUGH_PEERS: tuple[Difference, ...] = (
+    Difference(
+        scenarios=("*",),
+        where=("exchanges/*/headers/vary",),
+        engine="`vary: Origin`: pages of any origin may read the answer",
+        node="absent",
+        reason="What a browser may read is the business of the node that it speaks to, not of the peer's engine.",
+    ),
+    Difference(
+        scenarios=("models/listed", "models/listed_with_a_query"),
+        where=(
+            "exchanges/*/body/data/*/owned_by",
+            "exchanges/*/body/data/*/permission/*/id",
+            "exchanges/*/body/data/*/root",
+        ),
+        engine="`owned_by: vllm`, an id of a permission, and the folder that the model was loaded from",
+        node="`owned_by: metainf`, an id that stays, and the model's name",
+        reason="The list is the swarm's, of many engines; a stranger's folders are nobody's business.",
+    ),
+    Difference(
+        scenarios=("models/known_by_id", "models/unknown_by_id"),
+        where=("client*", "exchanges/*/body/*", "exchanges/*/status"),
+        engine="404 `Not Found` for any model by its id: vLLM 0.32 has no such path",
+        node="the model as OpenAI's API gives it; 404 in an OpenAI error object where nobody serves it",
+        reason="The swarm's list is the node's own, and this is how clients look one up.",
+    ),
+    Difference(
+        scenarios=("messages/of_an_unknown_model",),
+        where=("client", "exchanges/*/body/error/type"),
+        engine="404 with `type: NotFoundError`",
+        node="404 with `type: not_found_error`",
+        reason="Nobody was there to ask; the node says it in the words of Anthropic's API.",
+    ),
+    Difference(
+        scenarios=("refusals/not_json_by_its_type",),
+        where=("client/*", "exchanges/*/status", "exchanges/*/body/error/*"),
+        engine="400: it looks at the content type before it looks for the model",
+        node="404: nobody serves the model that is asked for",
+        reason="Without anybody to ask, the model is all that the node looks at.",
+    ),
+)

@@ -15,6 +15,7 @@ Object = dict[str, object]
 
 # chatcmpl-b147fe750da92402, resp_9a34f439df43f7a1, chatcmpl-tool-8f..., modelperm-...; a UUID in place of the hex.
 GENERATED_ID = re.compile(r"\b([a-z]+(?:[-_][a-z]+)*)[-_][0-9a-f]{8}(?:-?[0-9a-f]{4,}){1,4}\b")
+CLOCK = re.compile(r"\[\d{2}:\d{2}:\d{2}\]")  # which the grammar compiler writes into its messages
 TIME_KEYS = frozenset({"created", "created_at", "completed_at"})
 HEADERS_OF_THE_MOMENT = frozenset({"date"})
 
@@ -53,7 +54,7 @@ def steady(value: object) -> object:
 
 
 def _without_ids(text: str) -> str:
-    return GENERATED_ID.sub(r"<\1 id>", text)
+    return CLOCK.sub("[<time>]", GENERATED_ID.sub(r"<\1 id>", text))
 
 
 def _is_time(key: str, value: object) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.comparison import Comparison
 from tests.e2e.conftest import ENGINE_SEEN_S
 from tests.e2e.daemon import NODE_KEY, key_section, running_node
-from tests.e2e.differences import DIFFERENCES
+from tests.e2e.differences import DIFFERENCES, THROUGH_PEERS
 from tests.e2e.engine import KEY as ENGINE_KEY
 from tests.e2e.engine import MODEL_NAME, Engine
 from tests.e2e.entry import Entry
@@ -45,10 +45,15 @@ def far_entry(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def comparison(engine: Engine, far_entry: Entry) -> Comparison:
-    return Comparison(engine=engine.entry, node=far_entry, differences=DIFFERENCES)
+    return Comparison(engine=engine.entry, node=far_entry, differences=DIFFERENCES + THROUGH_PEERS)
 
 
 @pytest.mark.parametrize("scenario", CATALOGUE, ids=lambda scenario: scenario.name)
 def test_the_swarm_answers_what_the_engine_answers(scenario: Scenario, comparison: Comparison) -> None:
     unexplained = comparison.unexplained(scenario)
     assert not unexplained, explained(unexplained)
+
+
+def test_every_difference_named_for_peers_still_shows(comparison: Comparison) -> None:
+    idle = [line for line in comparison.idle_differences(CATALOGUE) if any(row.node in line for row in THROUGH_PEERS)]
+    assert not idle, "these differences are gone; take them out of the table:\n" + "\n".join(idle)

@@ -163,8 +163,8 @@ async def test_a_peers_answer_comes_whole_in_order_and_says_who_gave_it(autojump
             while piece := await answer.receive():
                 pieces.append(piece)
             assert await answer.receive() == b""
-        assert (answer.status, pieces) == (201, [b"one ", b"two ", b"three"])
-        assert answer.headers == ((b"content-type", b"text/plain"),)
+        assert (answer.status, pieces) == (201, [b"one two three"])  # no stream: it goes on as whole as it was given
+        assert answer.headers == ((b"content-type", b"text/plain"), (b"content-length", b"13"))
         served = answer.served
         assert (served.node, served.attempts, served.model, served.strategy) == (str(PEERS[0]), 1, "told", "fast")
         assert served.reason == "least_work"
@@ -471,7 +471,7 @@ async def test_a_model_that_nobody_serves_is_unknown_in_the_engines_words(autoju
                     await it.ask(prompt(model))
                 refusal = caught.value.refusal
                 assert (refusal.status, refusal.type, refusal.param) == (404, "NotFoundError", "model")
-                assert refusal.message == "The model `nobody` does not exist."
+                assert refusal.message == "The model `nobody` does not exist. Valid aliases: tiny."
             else:
                 assert await it.ask(prompt(model)) == WHOLE  # any engine says what is wrong with it
             it.own_model = "ours"
