@@ -79,6 +79,7 @@ class Refusal:
         type: the `type` of the OpenAI error envelope, which clients switch on.
         code: the `code` of the envelope; None leaves it null.
         retry_after: whole seconds after which it is worth asking again; None where asking again will not help.
+        as_engine: said in vLLM's stead and as vLLM says it: the envelope's code repeats the status.
     """
 
     status: int
@@ -87,6 +88,7 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after: int | None = None
+    as_engine: bool = False
 
 
 MODELS_NAMED = 16  # in one message: a swarm may serve hundreds
@@ -97,7 +99,7 @@ def unknown_model(model: str, served: Iterable[str]) -> Refusal:
     names = sorted(set(served))
     aliases = ", ".join(names[:MODELS_NAMED]) + (", ..." if len(names) > MODELS_NAMED else "")
     message = f"The model `{model}` does not exist." + (f" Valid aliases: {aliases}." if names else "")
-    return Refusal(status=404, type="NotFoundError", param="model", message=message)
+    return Refusal(status=404, type="NotFoundError", param="model", message=message, as_engine=True)
 
 
 class Refused(Exception):

@@ -23,7 +23,6 @@ _ANTHROPIC_TYPES = {
 }
 _SEQUENCE = re.compile(rb'"sequence_number":\s*(\d{1,15})')
 LOADING = "model_loading"
-_ENGINES_TYPES = frozenset({"NotFoundError"})  # refusals in vLLM's words, whose `code` repeats the status
 
 
 def envelope(dialect: Dialect, refusal: Refusal, *, loading: EngineSnapshot | None = None) -> bytes:
@@ -36,7 +35,7 @@ def envelope(dialect: Dialect, refusal: Refusal, *, loading: EngineSnapshot | No
             "message": refusal.message,
             "type": refusal.type,
             "param": refusal.param,
-            "code": refusal.status if refusal.type in _ENGINES_TYPES else refusal.code,
+            "code": refusal.status if refusal.as_engine else refusal.code,
         }
         whole = {"error": error}
     if loading is not None and refusal.type == LOADING:

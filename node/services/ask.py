@@ -14,8 +14,9 @@ import trio
 from node.core.access import Access
 from node.core.peerbook import SHORTLIST, Candidate, Change, Peerbook
 from node.core.prompt import Headers, Prompt, RequesterKind
-from node.core.router import Choice, Option, Route, Router
+from node.core.router import CHOICES, Choice, Option, Route, Router
 from node.core.standings import Standings
+from node.core.stored import StoredAnswers, not_stored, stored_answer
 from node.errors import Broken, Refusal, Refused, Unreachable, unknown_model
 from node.ports import Answer, Replica, Served, ServedAnswer, Streams, Swarm
 from node.services.ask_peer import AskPatience, EngineLost, Flight, PeerAnswer, PeerAsker, Watch
@@ -101,6 +102,7 @@ class SwarmReplica:
             patience=patience or AskPatience(),
             clock=clock,
         )
+        self._stored = StoredAnswers()
         self._running = self._served = self._failed = self._refused = self._abandoned = self._retried = 0
 
     def counts(self) -> AskCounts:
@@ -188,12 +190,14 @@ class SwarmReplica:
             if choice.replica == self._me:
                 async with self._local.answer(prompt) as answer:
                     first = await answer.receive()
+                    self._stored.note(prompt, first, self._me)
                     served = replace(answer.served, reason=choice.reason, attempts=attempts)
                     yield _FromSomebody(answer, first, served, end)
             else:
                 sent = self._for_peers(prompt)
                 async with self._peers.answer(choice.replica, sent, attempt=attempts, flight=flight) as answer:
                     first = await answer.begin()
+                    self._stored.note(prompt, first, choice.replica)
                     yield _FromSomebody(answer, first, _served(choice, attempts, answer, prompt), end)
         finally:
             flight.end()
@@ -205,6 +209,9 @@ class SwarmReplica:
         if prompt.via is not None:
             return (self._via(prompt.via, now),)
         ours = self._own_model()
+        answer = stored_answer(prompt)
+        if answer is not None:
+            return (self._keeper(answer, ours),)
         wanted = model_name(prompt.model) if prompt.model is not None else None
         if wanted is None and ours is None:
             wanted = self._any_model(now)  # for its engine's own words about a body without a model, or a bad one
@@ -237,7 +244,24 @@ class SwarmReplica:
             self._standings.read(self._me, self._own_load(), now)  # exact, and free
             options.append(Option(replica=self._me, standing=self._standings.standing(self._me, now), local=True))
         self._watch.want(each.peer for each in candidates)
-        return self._router.order(options, now=now, luck=self._luck)
+        return self._familiar_first(options, now)
+
+    def _familiar_first(self, options: list[Option], now: float) -> Route:
+        """Order those we know to be there before those of whom we only have an advert, which costs nothing to make up.
+
+        Of the latter one is tried first where everybody else's slots are taken: an honest one would serve at once.
+        """
+        familiar = [each for each in options if each.connected or each.standing.known]
+        route = self._router.order(familiar, now=now, luck=self._luck)
+        if len(familiar) == len(options):
+            return route
+        if not route.choices:
+            return self._router.order(options, now=now, luck=self._luck)
+        unknown = [each for each in options if not (each.connected or each.standing.known)]
+        strangers = self._router.order(unknown, now=now, luck=self._luck).choices
+        first = route.choices[0].replica
+        dared = int(first != self._me and self._standings.standing(first, now).full)
+        return Route(choices=(*strangers[:dared], *route.choices, *strangers[dared:])[:CHOICES])
 
     def _candidates(self, wanted: ModelName, now: float) -> tuple[Candidate, ...]:
         if self._access.ask.everybody:
@@ -259,6 +283,15 @@ class SwarmReplica:
         if ours is None:
             raise Refused(self._not_served(prompt.model or str(wanted), now))
         return (Choice(self._me, "local"),)  # it may know the name as an alias or an adapter; else it says no itself
+
+    def _keeper(self, answer: str, ours: str | None) -> Choice:
+        """Return who keeps a stored answer: nobody else has it."""
+        keeper = self._stored.keeper(answer)
+        if keeper is not None and keeper != self._me:
+            return Choice(keeper, "stored")
+        if keeper is None and ours is None:
+            raise Refused(not_stored(answer))
+        return Choice(self._me, "local")
 
     def _via(self, named: str, now: float) -> Choice:
         try:

@@ -13,7 +13,7 @@ import trio
 from node.core.admission import Admission, Admitted, Decline, Declined, Ticket
 from node.core.endpoints import find
 from node.core.engine_state import EngineSnapshot, EngineState
-from node.core.prompt import OWNER, Headers, Prompt, Requester
+from node.core.prompt import OWNER, Headers, Prompt, Requester, RequesterKind
 from node.errors import Broken, Refusal, Refused, Unreached
 from node.ports import Answer, EngineBoard, Served, ServedAnswer, Upstream
 from protocol.load import Load, Serving
@@ -100,7 +100,8 @@ class LocalReplica:
     async def answer(self, prompt: Prompt) -> AsyncIterator[ServedAnswer]:
         """See `node.ports.Replica.answer`.
 
-        A prompt for an endpoint that generates nothing needs no turn. Cancelled while it waits, it leaves the queue.
+        A prompt for an endpoint that generates nothing needs no turn, unless it is a peer's and has a body. Cancelled
+        while it waits, it leaves the queue.
 
         Raises:
             Refused: 503 `model_loading` or `engine_unavailable`, 429 `overloaded`, each with when to ask again.
@@ -111,7 +112,7 @@ class LocalReplica:
         outcome = _Outcome()
         try:
             self._require_engine()  # before the queue, so that nobody waits for an engine that is not there
-            if route is None or route.generates:
+            if route is None or route.generates or _burdens(prompt):
                 ticket = await self._turn(prompt)
             async with self._at_engine(prompt, outcome) as answer:
                 yield answer
@@ -257,6 +258,11 @@ class _Watched:
         if not data:
             self._outcome.whole = True
         return data
+
+
+def _burdens(prompt: Prompt) -> bool:
+    """Whether a peer could keep the engine busy with it whatever it asks for: tokenizing megabytes is work, too."""
+    return prompt.requester.kind is RequesterKind.PEER and bool(prompt.body)
 
 
 def _refusal(snapshot: EngineSnapshot) -> Refusal:

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.bench_swarm --out rows.jsonl      minutes; goes on where it was stopped
 
 Four daemons stand on loopback: B and C before the instant engine, A and a second A without one; the first A may ask
-B alone, the second both. Rounds are interleaved: each measures every way in a new order. See README.md.
+B alone, the second both. Rounds are interleaved: each measures every way in a new order. Figures: docs/benchmarks.md.
 """
 
 import argparse

@@ -193,6 +193,8 @@ async def _keep_asking(work: Work, until: float, samples: Samples) -> None:
             if work.tokens:
                 samples.gaps += client.gaps[1:]  # the first is no gap: it came before everything
                 samples.events += checked(bytes(client.body), work.tokens)
+            if work.prompt_bytes:
+                client.close()  # the node takes a long prompt right upon an answer for pipelining, now and then
     finally:
         client.close()
 

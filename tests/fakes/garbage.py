@@ -1,4 +1,4 @@
-"""Bytes that no honest peer says, from a seed: random ones, and the golden vectors damaged in every way that comes up."""
+"""Bytes that no honest peer says, from a seed: random ones, and the golden vectors damaged in all ways that come up."""
 
 import json
 import random

@@ -481,6 +481,24 @@ async def test_a_model_that_nobody_serves_is_unknown_in_the_engines_words(autoju
         assert await it.ask(prompt(None)) == WHOLE
 
 
+async def test_whoever_stored_an_answer_is_asked_for_it_and_nobody_else(autojump_clock: MockClock) -> None:
+    async with stage(3) as it:
+        for number, server in enumerate(it.servers):
+            body = b'{"id":"resp_%d","output":[]}' % number
+            server.how = Answering(pieces=(body,), headers=((b"content-type", b"application/json"),))
+        create = replace(prompt(), target="/v1/responses")
+        first = await it.ask(create)
+        keeper = int(chr(first[len(b'{"id":"resp_')]))
+        for _ in range(6):
+            read = replace(create, method="GET", target=f"/v1/responses/resp_{keeper}", body=b"", model=None)
+            assert await it.ask(read) == first
+            onwards = replace(create, body=b'{"model": "tiny", "previous_response_id": "resp_%d"}' % keeper)
+            assert await it.ask(onwards) == first
+        with pytest.raises(Refused) as caught:
+            await it.ask(replace(create, method="GET", target="/v1/responses/resp_77", body=b"", model=None))
+        assert caught.value.refusal.status == 404
+
+
 async def test_a_pinned_model_goes_to_who_serves_that_content_under_its_plain_name(autojump_clock: MockClock) -> None:
     async with stage(2) as it:
         pin = ContentDigest(bytes(range(32)))

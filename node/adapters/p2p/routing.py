@@ -47,6 +47,8 @@ MESSAGE_BYTES = 256 * 1024  # sixteen records of the largest size
 SEEN_SECONDS = 120  # a message that comes again within it is the same message
 STEP_SECONDS = 4.0  # for one peer to take or give a value; one that is gone must not hold up the rest
 IDENTIFY_POLL = 0.2  # seconds between two looks at what a new peer said of itself; no event tells
+SHORT_KEY = 50  # bytes that libp2p takes in a question for nodes near a key
+SHA2_256 = b"\x12\x20"  # a multihash's code and length
 LOOKUP_SECONDS = 10.0  # for a whole question to the directory
 
 
@@ -272,6 +274,8 @@ async def open_directory(
         validator_changed=True,
         strict_validation=True,
     )
+    if Workaround.LONG_KEYS not in disabled:
+        dht.peer_routing.find_closest_peers_network = _ShortKeys(dht.peer_routing.find_closest_peers_network)
     directory = P2pDirectory(dht, disabled)
     async with background_trio_service(dht), trio.open_nursery() as nursery:
         nursery.start_soon(directory.keep_table, host)
@@ -279,6 +283,17 @@ async def open_directory(
             yield directory
         finally:
             nursery.cancel_scope.cancel()
+
+
+class _ShortKeys:
+    """Asks for the nodes nearest to a key by its digest, as the multihash that libp2p answers to."""
+
+    def __init__(self, lookup: Callable[[bytes, int], Awaitable[list[ID]]]) -> None:
+        self._lookup = lookup
+
+    async def __call__(self, target_key: bytes, count: int = 20) -> list[ID]:
+        short = target_key if len(target_key) <= SHORT_KEY else SHA2_256 + hashlib.sha256(target_key).digest()
+        return await self._lookup(short, count)
 
 
 class _Rules(Validator):

@@ -23,6 +23,7 @@ class Workaround(Enum):
     GOSSIP_LIMITS = "more than ten messages a second from one neighbour are dropped in silence"
     FRESH_GET = "the directory answers from a copy that may be a day old"
     EQUAL_REPUBLISH = "a value that is published again is refused, and expires"
+    LONG_KEYS = "nobody says who is nearer to a key of more than 50 bytes, and ours have 73"
     NO_AUTO_CONNECT = "whoever was heard of is dialled, until everybody is connected with everybody"
     PATIENT_WRITES = "a stream whose reader pauses for five seconds is broken"
     WHOLE_WRITES = "cancelling one writer corrupts the connection for everybody on it"

@@ -122,9 +122,29 @@ async def a_value_that_is_published_again(disabled: AbstractSet[Workaround]) -> 
         return after > before
 
 
+async def a_key_as_long_as_ours(disabled: AbstractSet[Workaround]) -> bool:
+    """Well if the value comes to a node that only somebody else knows."""
+    key = f"/{COUNTER}/{'k' * 60}"
+    async with (
+        a_host() as first,
+        a_host() as between,
+        a_host() as far,
+        open_directory(first, RULES, disabled=disabled) as writer,
+        open_directory(between, RULES, disabled=disabled) as known,
+        open_directory(far, RULES, disabled=disabled) as holder,
+    ):
+        await introduce(between, far)
+        await introduce(first, between)
+        await eventually(lambda: writer.dht.get_routing_table_size() == 1)
+        await eventually(lambda: known.dht.get_routing_table_size() == 2)
+        await writer.put(key, b"1")
+        return key.encode() in holder.dht.value_store.store
+
+
 Scenario = Callable[[AbstractSet[Workaround]], Awaitable[bool]]
 GOSSIP_AND_DIRECTORY: dict[Workaround, list[Scenario]] = {
     Workaround.GOSSIP_LIMITS: [a_burst_of_gossip],
     Workaround.FRESH_GET: [a_value_that_changed],
     Workaround.EQUAL_REPUBLISH: [a_value_that_is_published_again],
+    Workaround.LONG_KEYS: [a_key_as_long_as_ours],
 }
