@@ -206,12 +206,14 @@ class SwarmReplica:
 
     def _choices(self, prompt: Prompt, now: float) -> tuple[Choice, ...]:
         """Return whom to try, in order, at least one; `Refused` where there is nobody."""
+        ours = self._own_model()
         if prompt.via is not None:
             return (self._via(prompt.via, now),)
-        ours = self._own_model()
-        answer = stored_answer(prompt)
-        if answer is not None:
+        if (answer := stored_answer(prompt)) is not None:
             return (self._keeper(answer, ours),)
+        return self._for_model(prompt, ours, now)
+
+    def _for_model(self, prompt: Prompt, ours: str | None, now: float) -> tuple[Choice, ...]:
         wanted = model_name(prompt.model) if prompt.model is not None else None
         if wanted is None and ours is None:
             wanted = self._any_model(now)  # for its engine's own words about a body without a model, or a bad one

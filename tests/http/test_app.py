@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from node.core.engine_state import EngineState
 from node.core.quota import QuotaLimits
-from node.errors import Broken, Refusal, Refused
+from node.errors import Broken, Refusal, Refused, unknown_model
 from node.http.app import http_app
 from node.http.asgi import Message
 from node.http.auth import ApiKey, KeyRing, hash_key
@@ -436,8 +436,8 @@ async def test_a_client_may_name_the_node_and_nonsense_is_refused() -> None:
 
 async def test_an_unknown_model_is_refused_as_the_engine_would() -> None:
     stage = Stage()
-    message = "The model `x` does not exist."
-    stage.replica.refuse_with = Refused(Refusal(status=404, type="NotFoundError", param="model", message=message))
+    message = "The model `x` does not exist. Valid aliases: y."
+    stage.replica.refuse_with = Refused(unknown_model("x", ["y"]))
     call = await stage.post(CHAT)
     assert call.status == 404
     assert call.error == {"message": message, "type": "NotFoundError", "param": "model", "code": 404}

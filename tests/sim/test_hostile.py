@@ -34,7 +34,7 @@ from protocol.inference_events import encode as say
 from tests.fakes.garbage import damaged, vectors
 from tests.fakes.network import FakeNetwork, FakeNode, Weather
 from tests.fakes.network_talk import FakeAir, FakeTable
-from tests.fakes.stranger import Stranger, an_ask, greeted, id_of, key_of, stranger
+from tests.fakes.stranger import Poller, Stranger, an_ask, greeted, id_of, key_of, stranger
 from tests.protocol import swarm_samples
 from tests.sim.node import SimAnswer, SimNode
 from tests.sim.swarm import BEGINNING, Rules, SimSwarm, engine, sim_swarm, until, wall
@@ -390,7 +390,7 @@ def made_up_adverts(hosts: list[str], luck: random.Random) -> list[bytes]:
     return adverts
 
 
-NEVER_DIALLED = ("127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255")
+NEVER_DIALLED = ("127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.169.254")
 
 
 @dataclass
@@ -465,3 +465,48 @@ async def test_a_flood_of_made_up_nodes_displaces_nobody_and_takes_no_prompt_and
 
 async def knows(swarm: SimSwarm, name: str, other: str) -> bool:
     return other in await swarm.known(name)
+
+
+async def test_a_thousand_streams_and_a_thousand_polls_a_second_disturb_nobody_and_end_with_their_peer(
+    autojump_clock: object,
+) -> None:
+    async with a_pair(tokens=16) as (swarm, a, b):
+        place = place_of(swarm, "b")
+        assert (await ask(a)).body == WHOLE
+        await trio.sleep(SETTLED)
+        before = tasks()
+        async with greeted(swarm.network, place.me, "mallory") as mallory:
+            opened: Counter[str] = Counter()
+
+            async def hold(protocol: str, first: bytes) -> None:
+                with suppress(NodeError, RemoteProtocolError):
+                    async with mallory.node.open(place.me, protocol, patience=5) as stream:
+                        opened[protocol] += 1
+                        if first:
+                            await stream.send(first)
+                        await trio.sleep_forever()  # whatever is answered, it is not read
+
+            async def poll() -> None:
+                while True:
+                    with suppress(NodeError, RemoteProtocolError):
+                        async with mallory.node.open(place.me, load.PROTOCOL_ID, patience=5) as stream:
+                            poller = Poller(stream)
+                            while True:
+                                await poller.poll()
+
+            async with trio.open_nursery() as nursery:
+                for number in range(1000):
+                    protocol = (hello.PROTOCOL_ID, inference.PROTOCOL_ID, load.PROTOCOL_ID)[number % 3]
+                    nursery.start_soon(hold, protocol, (b"", say(an_ask(10)), say(an_ask(limits.BODY_BYTES)))[number % 5 % 3])
+                for _ in range(40):
+                    nursery.start_soon(poll)
+                for _ in range(10):
+                    await trio.sleep(1)
+                    began = trio.current_time()
+                    assert (await ask(a)).body == WHOLE
+                    assert trio.current_time() - began < SLOT + WAY
+                nursery.cancel_scope.cancel()
+        assert sum(opened.values()) == 1000
+        await trio.sleep(SETTLED)
+        assert tasks() == before
+        assert not place.failures
