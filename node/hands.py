@@ -34,7 +34,7 @@ from node.places import Places
 from node.policies import Policies, SwarmPolicies
 from node.ports import Directory, Endpoint, EngineLauncher, Gossip, Streams, Swarm, Upstream
 from node.settings import Settings
-from node.telemetry import OffenceLog
+from node.telemetry import OffenceLog, hush_libraries
 from protocol import dht
 from protocol.addresses import Address
 from protocol.errors import RemoteProtocolError
@@ -161,6 +161,7 @@ async def _open_swarm(identity: Identity, policies: SwarmPolicies, where: Places
     from node.adapters.p2p.host import open_host  # noqa: PLC0415
     from node.adapters.p2p.routing import Namespace, open_directory, open_gossip  # noqa: PLC0415
 
+    hush_libraries()
     epoch = Epoch(await trio.to_thread.run_sync(begin_run, where.epoch_file, wall_us()))
     remembered = await trio.to_thread.run_sync(peer_file.load, where.peers_file)
     rules = dht_rules(policies.swarm, wall_us)

@@ -365,9 +365,11 @@ class Gossip(Protocol):
         ...
 
     def subscribe(
-        self, topic: str, judge: Callable[[bytes], bool]
+        self, topic: str, judge: Callable[[bytes, PeerId | None], bool]
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[bytes]]:
         """Enter with others' messages that `judge` accepts; the rest is neither delivered nor passed on.
+
+        `judge` gets a message and the neighbour that brought it, None where that is not known.
 
         The channel holds a bounded number; what comes while it is full is lost, as gossip may be.
         """

@@ -56,6 +56,11 @@ def configure_log(  # noqa: PLR0913 -- each is one setting
     root.setLevel(min(console.level, rotated.level))
     for name in REQUEST_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET if requests else logging.WARNING)
+    hush_libraries()
+
+
+def hush_libraries() -> None:
+    """Keep talkative libraries quiet; again after importing one that sets its own level."""
     for name in FOREIGN_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -118,7 +118,9 @@ class AddressBook:
         now = [address.of(peer) for address in addresses]
         places = self._places.get(peer, {})
         for address, place in list(places.items()):
-            if place.source is Source.ADVERT and place.proven_at is None and address not in now and not place.dialling:
+            # One that has failed stays, and its back-off with it: else it would be forgotten by naming it anew.
+            idle = place.proven_at is None and not place.failures and not place.dialling
+            if place.source is Source.ADVERT and idle and address not in now:
                 del places[address]
         self.learn(now, Source.ADVERT)
         if peer in self._places and not self._places[peer]:
@@ -224,17 +226,29 @@ class AddressBook:
 
     def _forget_one(self, source: Source) -> bool:
         """Make room for a peer: the one that is believed least goes, where it is believed less than the newcomer."""
-        least, worst = None, (source, 0)
+        least, worst, all_worked = None, (source, 0), True
         for peer, places in self._places.items():
             if any(place.trusted or place.dialling for place in places.values()):
                 continue
+            all_worked = False
             standing = (min(place.source for place in places.values()), min(p.failures for p in places.values()))
             if standing > worst:
                 least, worst = peer, standing
+        if all_worked and source <= Source.ADVERT:
+            least = self._longest_unproven()
         if least is None:
             return False
         del self._places[least]
         return True
+
+    def _longest_unproven(self) -> PeerId | None:
+        """Return whom to forget where everybody's addresses have worked once: those of strangers, the oldest proof."""
+        strangers = {
+            peer: max(map(_proven, places.values()))
+            for peer, places in self._places.items()
+            if all(place.source > Source.REMEMBERED and not place.dialling for place in places.values())
+        }
+        return min(strangers, key=strangers.__getitem__, default=None)
 
     def _drop_worst(self, places: dict[Address, _Place], source: Source) -> bool:
         idle = [place for place in places.values() if not place.trusted and not place.dialling]

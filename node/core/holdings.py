@@ -2,12 +2,17 @@
 
 Knows no stream and no prompt. Bytes count when they have come, not when they are announced: announcing costs nothing,
 and would let one peer take all the room with empty words.
+
+Nobody holds more than is left for the others (dynamic thresholds, Choudhury and Hahne, 1998): so however many names
+one machine goes by, a small prompt finds room.
 """
 
 from collections import Counter
 
 from node.errors import Refusal
 from protocol.ids import PeerId
+
+SMALL = 16 * 1024  # bytes that anybody may hold while there is room: what a chat's prompt commonly has
 
 
 class Holdings:
@@ -31,7 +36,8 @@ class Holdings:
 
     def refusal(self, peer: PeerId, size: int) -> Refusal | None:
         """Say why `size` bytes more of a peer's cannot be held; None where they can."""
-        if self._sum + size <= self._whole and self._of[peer] + size <= self._each:
+        left = self._whole - self._sum - size
+        if left >= 0 and self._of[peer] + size <= min(self._each, max(left, SMALL)):
             return None
         return Refusal(
             status=429,

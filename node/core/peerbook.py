@@ -38,6 +38,8 @@ class BookLimits:
     peers: int = 2048
 
 
+SMALL_SWARM = 64  # peers up to which the list of models is made anew each time it is asked for
+LISTED_FOR = 2.0  # s that it stands where there are more
 SHORTLIST = 32  # candidates that a prompt is weighed against: choosing from more costs time and gains nothing
 
 
@@ -129,6 +131,8 @@ class Peerbook:
         self._limits = limits or BookLimits()
         self._entries: dict[PeerId, _Entry] = {}
         self._serving: dict[str, dict[PeerId, None]] = {}  # by model, whose highest advert offers it
+        self._listed: tuple[ModelOffer, ...] = ()
+        self._listed_at = float("-inf")
         self._open: dict[PeerId, None] = {}  # those connected
         self._brought: Counter[PeerId | None] = Counter()  # entries merely heard of, by who brought them
 
@@ -261,7 +265,15 @@ class Peerbook:
         return tuple(found)
 
     def models(self, now: float) -> tuple[ModelOffer, ...]:
-        """Return what the swarm serves now: unlike contents under one name apart, sorted by name."""
+        """Return what the swarm serves now: unlike contents under one name apart, sorted by name.
+
+        In a large swarm as of a moment ago: with 2,048 peers of 16 models each it takes 100 ms to find out.
+        """
+        if len(self._entries) <= SMALL_SWARM or not self._listed_at <= now < self._listed_at + LISTED_FOR:
+            self._listed, self._listed_at = self._models(now), now
+        return self._listed
+
+    def _models(self, now: float) -> tuple[ModelOffer, ...]:
         found: dict[tuple[str, bytes], ModelOffer] = {}
         for name in sorted(self._serving):
             for candidate in self.candidates(ModelName(name), now):

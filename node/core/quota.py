@@ -51,6 +51,7 @@ class _Account:
     tokens: float = 0.0
     refilled: float = 0.0
     concurrent: int = 0
+    tokens_per_minute: int | None = None  # as they were last time: how fast a debt of tokens is paid
 
 
 class Quotas:
@@ -58,6 +59,9 @@ class Quotas:
 
     def __init__(self) -> None:
         self._accounts: dict[Requester, _Account] = {}
+
+    def __len__(self) -> int:
+        return len(self._accounts)
 
     def take(self, requester: Requester, limits: QuotaLimits, now: float) -> Exceeded | None:
         """Count one more prompt, or say which quota forbids it (then nothing is counted).
@@ -84,6 +88,7 @@ class Quotas:
             if len(self._accounts) >= FORGET_ABOVE:
                 self._forget(now)
             account = self._accounts[requester] = _Account(refilled=now)
+        account.tokens_per_minute = limits.tokens_per_minute
         elapsed = max(now - account.refilled, 0.0)
         account.refilled = now
         account.requests = max(account.requests - elapsed * (limits.requests_per_minute or 0) / MINUTE, 0.0)
@@ -95,9 +100,11 @@ class Quotas:
         return account
 
     def _forget(self, now: float) -> None:
-        """Whoever has been idle for a minute has a full bucket of requests; a debt of tokens is remembered."""
+        """Whoever has been idle for a minute has a full bucket of requests; a debt of tokens is kept till paid."""
         for requester, account in list(self._accounts.items()):
-            if not account.concurrent and account.tokens <= 0 and now - account.refilled >= MINUTE:
+            idle, per_minute = now - account.refilled, account.tokens_per_minute
+            paid = per_minute is None or account.tokens <= idle * per_minute / MINUTE
+            if not account.concurrent and idle >= MINUTE and paid:
                 del self._accounts[requester]
 
 

@@ -126,16 +126,15 @@ class Discovery:
         self._news.set()
         self._look_again()
 
-    def _judge(self, data: bytes) -> bool:
-        """Take in an advert; whether it is to be passed on."""
+    def _judge(self, data: bytes, via: PeerId | None) -> bool:
+        """Take in an advert, and who brought it; whether it is to be passed on."""
         now_us = self._wall()
         try:
             advert = open_advert(data, swarm=self._swarm_id, now_us=now_us)
         except RemoteProtocolError as error:
             self.refused[error.reason.value] += 1
             return False
-        # Who brought it is not known: the port does not tell.
-        reaction = self._book.hear(advert, via=None, now=trio.current_time(), now_us=now_us)
+        reaction = self._book.hear(advert, via=via, now=trio.current_time(), now_us=now_us)
         if reaction.changes:
             self.apply(reaction.changes)
         return reaction.verdict is Verdict.ACCEPT
@@ -194,6 +193,6 @@ class Discovery:
                 with trio.move_on_after(LOOK_UP):
                     found = await self._directory.get(str(peer_key(self._swarm_id, peer)))
                     if found is not None:
-                        self._judge(found)
+                        self._judge(found, None)
         finally:
             self._looking.discard(peer)

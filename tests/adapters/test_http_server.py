@@ -517,6 +517,19 @@ async def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None
     assert path.read_text() == "data"
 
 
+async def test_the_next_request_may_be_long_and_come_before_the_last_one_is_tidied_up() -> None:
+    async def tidies_up_slowly(scope: Message, receive: Receive, send: Send) -> None:
+        await echo(scope, receive, send)
+        await trio.sleep(0.05)
+
+    async with serving(tidies_up_slowly) as served, connected(served.bind) as client:
+        for number in range(5):
+            body = b"%d" % number * 500_000
+            await client.send(post(body))
+            assert (await client.response()).body == body
+    assert served.reports.offences == []
+
+
 async def test_neither_descriptors_nor_tasks_are_left_behind() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)

@@ -35,7 +35,7 @@ from protocol.addresses import Address
 from protocol.advert import ADVERT
 from protocol.errors import RemoteProtocolError
 from protocol.gossip import Subject, Topic, message_id
-from protocol.ids import PUBLIC_SWARM
+from protocol.ids import PUBLIC_SWARM, PeerId
 from protocol.records import sign, verify_and_open
 from tests.protocol import samples, swarm_samples
 
@@ -112,7 +112,7 @@ class Node:
         return sign(ADVERT, replace(swarm_samples.FULL_ADVERT, stamp=stamp, addresses=addresses), self.key).sealed
 
 
-def judge(data: bytes) -> bool:
+def judge(data: bytes, _: PeerId | None) -> bool:
     """Verify as a node does, and take all that is true: who speaks too often is another matter."""
     try:
         verify_and_open(data, ADVERT, swarm=PUBLIC_SWARM, now_us=samples.NOW)

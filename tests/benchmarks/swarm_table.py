@@ -72,9 +72,13 @@ def _cell(way: str, name: str, rows: Sequence[Row]) -> str:
         return text
     if name.endswith(" ms"):
         added = beside(rows, way, DIRECT, name, lambda one, two: one - two)
-        return text if added is None else f"{text} (+{_number(added)})"
+        return text if added is None else f"{text} ({_sign(added)}{_number(abs(added))})"
     ratio = beside(rows, way, DIRECT, name, lambda one, two: one / two)
     return text if ratio is None else f"{text} (x{_number(ratio)})"
+
+
+def _sign(value: float) -> str:
+    return "-" if value < 0 else "+"
 
 
 def _number(value: float) -> str:

@@ -15,6 +15,8 @@ STATUS = {
     "version": "0.1.0",
     "uptime_s": 3725.0,
     "api_url": "http://127.0.0.1:8470/v1",
+    "addresses": ["/ip4/192.0.2.7/tcp/47470/p2p/12D3KooWexample"],
+    "peers": {"connected": 2, "known": 3},
     "engine": {
         "state": "backoff",
         "model": "tiny",
@@ -37,7 +39,7 @@ def delta(text: str) -> dict[str, object]:
 
 
 def test_without_a_node_each_verb_says_so_and_how_to_start_one(metainf: Metainf) -> None:
-    for verb in (["status"], ["models"], ["ask", "why"]):
+    for verb in (["status"], ["peers"], ["models"], ["ask", "why"]):
         code, out, err = metainf(*verb)
         assert (code, out) == (69, "")
         assert "no node is running" in err
@@ -48,13 +50,33 @@ def test_status_tells_the_state_of_the_engine_and_why(canned_node: CannedNode, m
     canned_node.answer("GET", "/status", STATUS)
     code, out, _ = metainf("status")
     assert code == 0
-    for words in ("attic", "1 h 2 min", "backoff: killed by signal 9", "| last words", "1 running", "restarts  2"):
+    for words in (
+        "attic",
+        "1 h 2 min",
+        "backoff: killed by signal 9",
+        "| last words",
+        "1 running",
+        "restarts  2",
+        "192.0.2.7",
+        "2 peers",
+    ):
         assert words in out
 
 
 def test_status_as_json_is_the_node_s_own_document(canned_node: CannedNode, metainf: Metainf) -> None:
     canned_node.answer("GET", "/status", STATUS)
     assert json.loads(metainf("status", "--json")[1]) == STATUS
+
+
+def test_peers_are_listed_with_how_far_they_are_and_what_they_serve(canned_node: CannedNode, metainf: Metainf) -> None:
+    near = {"connected": True, "rtt_ms": 1.5, "load": {"work": 2.0}, "closed": None, "models": [{"name": "tiny"}]}
+    away = {"connected": False, "rtt_ms": None, "load": None, "closed": "hung", "models": []}
+    listed = {"peers": [{"peer_id": "A", "name": "attic", **near}, {"peer_id": "B", "name": None, **away}]}
+    canned_node.answer("GET", "/peers", listed)
+    out = metainf("peers")[1]
+    for words in ("attic", "connected, 1.5 ms, 2 prompts outstanding", "serves tiny", "not asked now: hung"):
+        assert words in out
+    assert json.loads(metainf("peers", "--json")[1]) == listed
 
 
 def test_models_are_listed_with_their_length(canned_node: CannedNode, metainf: Metainf) -> None:

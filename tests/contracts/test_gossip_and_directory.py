@@ -10,6 +10,7 @@ import trio
 
 from node.ports import Directory, Gossip
 from protocol.addresses import Address
+from protocol.ids import PeerId
 from tests.contracts.test_streams import a_peer
 from tests.fakes.network import FakeNetwork, Weather
 from tests.fakes.network_talk import FakeAir, FakeTable
@@ -31,6 +32,7 @@ class Stage:
 
     gossip: Sequence[Gossip]
     tables: Sequence[Directory]
+    peers: tuple[PeerId, ...]
     second_at: tuple[Address, ...]
     settled: Callable[[], bool]
 
@@ -42,7 +44,9 @@ async def on_fakes() -> AsyncIterator[Stage]:
     async with network.node(a_peer()) as one, network.node(a_peer()) as two:
         one.learn(two.me, two.addresses())
         await one.connect(two.me)
-        yield Stage([air.at(one), air.at(two)], [table.at(one), table.at(two)], two.addresses(), lambda: True)
+        yield Stage(
+            [air.at(one), air.at(two)], [table.at(one), table.at(two)], (one.me, two.me), two.addresses(), lambda: True
+        )
 
 
 @asynccontextmanager
@@ -61,7 +65,12 @@ async def on_libp2p() -> AsyncIterator[Stage]:
         def settled() -> bool:
             return all(each.pubsub.router.mesh.get(TOPIC) for each in (here, there))
 
-        yield Stage([here, there], [first, second], two.addresses(), settled)
+        yield Stage([here, there], [first, second], (one.me, two.me), two.addresses(), settled)
+
+
+def a_number(data: bytes, via: PeerId | None) -> bool:
+    del via
+    return data.isdigit()
 
 
 Staging = Callable[[], AbstractAsyncContextManager[Stage]]
@@ -72,7 +81,7 @@ both = pytest.mark.parametrize("staging", [on_fakes, on_libp2p])
 async def test_a_message_reaches_the_others_and_not_its_author(staging: Staging) -> None:
     async with staging() as stage:
         one, two = stage.gossip
-        async with one.subscribe(TOPIC, bytes.isdigit) as at_one, two.subscribe(TOPIC, bytes.isdigit) as at_two:
+        async with one.subscribe(TOPIC, a_number) as at_one, two.subscribe(TOPIC, a_number) as at_two:
             await eventually(stage.settled)
             await one.publish(TOPIC, b"1")
             await two.publish(TOPIC, b"2")
@@ -82,10 +91,28 @@ async def test_a_message_reaches_the_others_and_not_its_author(staging: Staging)
 
 
 @both
+async def test_the_judge_is_told_who_brought_a_message(staging: Staging) -> None:
+    async with staging() as stage:
+        one, two = stage.gossip
+        bringers: list[PeerId | None] = []
+
+        def judge(_: bytes, via: PeerId | None) -> bool:
+            bringers.append(via)
+            return True
+
+        async with one.subscribe(TOPIC, a_number), two.subscribe(TOPIC, judge) as heard:
+            await eventually(stage.settled)
+            await one.publish(TOPIC, b"1")
+            with trio.fail_after(PATIENCE):
+                await heard.receive()
+        assert bringers == [stage.peers[0]]
+
+
+@both
 async def test_what_is_judged_bad_is_not_delivered(staging: Staging) -> None:
     async with staging() as stage:
         one, two = stage.gossip
-        async with one.subscribe(TOPIC, lambda _: True), two.subscribe(TOPIC, bytes.isdigit) as heard:
+        async with one.subscribe(TOPIC, lambda _, __: True), two.subscribe(TOPIC, a_number) as heard:
             await eventually(stage.settled)
             for data in (b"1", b"bad", b"2"):
                 await one.publish(TOPIC, data)
@@ -98,7 +125,7 @@ async def test_our_own_word_goes_out_whatever_our_judge_thinks_of_it(staging: St
     # A judge may well refuse what comes back of our own as known.
     async with staging() as stage:
         one, two = stage.gossip
-        async with one.subscribe(TOPIC, lambda _: False), two.subscribe(TOPIC, bytes.isdigit) as heard:
+        async with one.subscribe(TOPIC, lambda _, __: False), two.subscribe(TOPIC, a_number) as heard:
             await eventually(stage.settled)
             await one.publish(TOPIC, b"1")
             with trio.fail_after(PATIENCE):

@@ -190,6 +190,23 @@ def test_a_flood_is_forgotten_before_what_the_operator_gave_and_what_worked() ->
     assert book.addresses(peer(2))
 
 
+def test_where_every_address_has_worked_the_oldest_proof_makes_way_for_a_signed_word() -> None:
+    book = AddressBook(OURS)
+    book.learn([at("1.0.0.1", of=peer(0))], Source.CONFIGURED)
+    for number in range(1, PEERS):
+        address = at(f"1.0.{number // 250}.{number % 250 + 1}", of=peer(number))
+        book.learn([address], Source.ADVERT)
+        book.plan(wanted=(peer(number),), connected=(peer(0),), room=1, now=2.0 * number)
+        book.succeeded(dial(address), 2.0 * number)
+    book.learn([at("9.9.9.9", of=peer(PEERS))], Source.HEARSAY)
+    assert not book.addresses(peer(PEERS))
+    book.replace(peer(PEERS), [at("9.9.9.9")])
+    assert book.addresses(peer(PEERS))
+    assert not book.addresses(peer(1))
+    assert book.addresses(peer(0))
+    assert len(book) == PEERS
+
+
 def test_one_peers_addresses_are_bounded_and_the_worst_go_first() -> None:
     book = AddressBook(OURS)
     book.learn((at(port=port) for port in range(1, 100)), Source.HEARSAY)

@@ -79,3 +79,13 @@ def test_no_more_than_the_limit_passes_in_any_stretch_of_time(limit: int, gaps: 
             passed += 1
             quotas.give_back(ANNE)
     assert passed <= limit + limit * now / 60 + 1e-6
+
+
+def test_whoever_owes_nothing_is_forgotten_even_where_tokens_are_counted_without_a_limit() -> None:
+    for limits in (UNLIMITED, QuotaLimits(tokens_per_minute=600)):
+        quotas = Quotas()
+        for number in range(3 * FORGET_ABOVE):
+            requester, now = Requester(RequesterKind.PEER, str(number)), float(number)
+            assert quotas.take(requester, limits, now) is None
+            quotas.give_back(requester, tokens=500)
+        assert len(quotas) <= FORGET_ABOVE + 1

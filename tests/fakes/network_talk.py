@@ -26,15 +26,15 @@ class Rules(Protocol):
     def best(self) -> Callable[[str, Sequence[bytes]], int]: ...
 
 
-def reach(network: FakeNetwork, start: PeerId) -> dict[PeerId, int]:
-    """Return every node that a message from `start` comes to over links that hold, with how many links it takes."""
-    hops, queue = {start: 0}, deque([start])
+def reach(network: FakeNetwork, start: PeerId) -> dict[PeerId, tuple[int, PeerId]]:
+    """Return every node that a message from `start` comes to over links that hold: by how many, and over whom last."""
+    hops, queue = {start: (0, start)}, deque([start])
     while queue:
         here = queue.popleft()
         node = network.find(here)
         for there in node.links if node is not None else ():
             if there not in hops and network.find(there) is not None and not network.is_cut(here, there):
-                hops[there] = hops[here] + 1
+                hops[there] = hops[here][0] + 1, here
                 queue.append(there)
     return hops
 
@@ -45,8 +45,8 @@ class FakeAir:
 
     network: FakeNetwork
     loses: Callable[[], bool] = lambda: False
-    ears: dict[tuple[PeerId, str], tuple[Callable[[bytes], bool], "trio.MemorySendChannel[bytes]"]] = field(
-        default_factory=dict
+    ears: dict[tuple[PeerId, str], tuple[Callable[[bytes, PeerId | None], bool], "trio.MemorySendChannel[bytes]"]] = (
+        field(default_factory=dict)
     )
 
     def at(self, node: FakeNode) -> "FakeGossip":
@@ -63,14 +63,14 @@ class FakeGossip:
 
     async def publish(self, topic: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
-        for peer, hops in reach(self.air.network, self.node.me).items():
+        for peer, (hops, via) in reach(self.air.network, self.node.me).items():
             if peer != self.node.me and (peer, topic) in self.air.ears and not self.air.loses():
-                self.node.nursery.start_soon(self._deliver, peer, topic, data, hops)
+                self.node.nursery.start_soon(self._deliver, peer, topic, data, hops, via)
 
-    async def _deliver(self, peer: PeerId, topic: str, data: bytes, hops: int) -> None:
+    async def _deliver(self, peer: PeerId, topic: str, data: bytes, hops: int, via: PeerId) -> None:
         await trio.sleep(sum(self.air.network.delay() for _ in range(hops)))
         judge, ear = self.air.ears.get((peer, topic), (None, None))
-        if judge is not None and ear is not None and judge(data):
+        if judge is not None and ear is not None and judge(data, via):
             try:
                 ear.send_nowait(data)
             except trio.WouldBlock:
@@ -78,7 +78,7 @@ class FakeGossip:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, judge: Callable[[bytes], bool]
+        self, topic: str, judge: Callable[[bytes, PeerId | None], bool]
     ) -> AsyncIterator[trio.MemoryReceiveChannel[bytes]]:
         sender, receiver = trio.open_memory_channel[bytes](QUEUE)
         self.air.ears[self.node.me, topic] = (judge, sender)

@@ -1,14 +1,15 @@
-"""A peer on the fake network that greets as it should, and then says what a test has it say: any bytes, at any time."""
+"""A peer that greets as it should, and then says what a test has it say: any bytes, at any time."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.core.self_advert import our_hello
-from node.ports import PeerStream
+from node.ports import PeerStream, Streams, Swarm
 from protocol import hello, inference, load
 from protocol.dialogue import Dialogue
 from protocol.dialogue import Role as Side
@@ -16,7 +17,7 @@ from protocol.hello import Greeting, Settled
 from protocol.ids import PUBLIC_SWARM, Epoch, PeerId
 from protocol.inference import Exchange, Role
 from protocol.inference_events import Ask, Body, Event
-from tests.fakes.network import FakeNetwork, FakeNode
+from tests.fakes.network import FakeNetwork
 from tests.sim.swarm import wall
 
 PATIENCE = 5.0
@@ -32,12 +33,15 @@ def id_of(key: Ed25519PrivateKey) -> PeerId:
     return PeerId.from_public_key(key.public_key().public_bytes_raw())
 
 
+class Node(Streams, Swarm, Protocol):
+    """What it needs of a network, in memory or not."""
+
+
 @dataclass
 class Stranger:
     """One such peer. It answers nothing that others open, and dials `victim` alone."""
 
-    node: FakeNode
-    key: Ed25519PrivateKey
+    node: Node
     victim: PeerId
 
     @property
@@ -116,12 +120,11 @@ def an_ask(size: int, **other: object) -> Ask:
 @asynccontextmanager
 async def stranger(network: FakeNetwork, victim: PeerId, name: str) -> AsyncIterator[Stranger]:
     """Enter with a stranger who knows where the victim is, and has said nothing yet."""
-    key = key_of(name)
-    async with network.node(id_of(key)) as node:
+    async with network.node(id_of(key_of(name))) as node:
         there = network.find(victim)
         assert there is not None
         node.learn(victim, there.addresses())
-        yield Stranger(node=node, key=key, victim=victim)
+        yield Stranger(node, victim)
 
 
 @asynccontextmanager

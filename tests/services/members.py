@@ -119,7 +119,7 @@ class Member:
     def hears(self, data: bytes) -> bool:
         """Hand an advert to whatever judges gossip here; whether it would be passed on."""
         (judge,) = (judge for (peer, _), (judge, _) in self.gossip.air.ears.items() if peer == self.me)
-        return judge(data)
+        return judge(data, None)
 
 
 @asynccontextmanager

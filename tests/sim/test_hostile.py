@@ -167,7 +167,7 @@ def false_adverts() -> tuple[bytes, ...]:
 
 
 async def test_adverts_that_are_none_are_neither_believed_nor_passed_on_nor_held(autojump_clock: object) -> None:
-    async with a_pair() as (swarm, a, b):
+    async with a_pair() as (swarm, a, _):
         await trio.sleep(SETTLED)
         before, remembered, known = tasks(), held(), await swarm.known("b")
         luck, right = random.Random(2027), vectors("advert", "records", "wire")  # noqa: S311
@@ -175,7 +175,7 @@ async def test_adverts_that_are_none_are_neither_believed_nor_passed_on_nor_held
         wrong: tuple[bytes, ...] = ()
         for number in range(STRINGS):
             wrong = false_adverts() if number % 100 == 0 else wrong
-            assert not judge(luck.choice(wrong) if luck.random() < 0.1 else damaged((*right, *wrong), luck))
+            assert not judge(luck.choice(wrong) if luck.random() < 0.1 else damaged((*right, *wrong), luck), None)
         await trio.sleep(SETTLED)
         assert tasks() == before
         assert held() == remembered
@@ -257,8 +257,9 @@ async def test_a_light_stranger_beside_a_greedy_one_waits_for_one_slot_and_is_ne
     autojump_clock: object,
 ) -> None:
     async with a_pair() as (swarm, a, b), greeted(swarm.network, place_of(swarm, "b").me, "greedy") as one:
+        greed = Greed(one)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Greed(one).run, 200)
+            nursery.start_soon(greed.run, 200)
             await trio.sleep(1)
             for _ in range(8):
                 began = trio.current_time()
@@ -267,6 +268,7 @@ async def test_a_light_stranger_beside_a_greedy_one_waits_for_one_slot_and_is_ne
                 assert trio.current_time() - began <= 2 * SLOT + WAY
                 await trio.sleep(0.2)
             nursery.cancel_scope.cancel()
+        assert greed.told["End"] > SLOTS
 
 
 async def test_peers_get_at_the_engine_by_turns_even_where_nothing_is_generated(autojump_clock: object) -> None:
@@ -401,16 +403,16 @@ class Flood:
     network: CountingNetwork
     a: SimNode
     b: SimNode
-    liar: Stranger
+    mouth: FakeNode
     hosts: set[str]
 
     async def pour(self, adverts: list[bytes]) -> None:
         """Publish these, with repetitions among them."""
-        mouth, luck = self.swarm.air.at(self.liar.node), random.Random(5)  # noqa: S311
+        gossip, luck = self.swarm.air.at(self.mouth), random.Random(5)  # noqa: S311
         for start in range(0, len(adverts), 20):
             for each in adverts[start : start + 20]:
-                await mouth.publish(ADVERTS, each)
-            await mouth.publish(ADVERTS, luck.choice(adverts[: start + 20]))
+                await gossip.publish(ADVERTS, each)
+            await gossip.publish(ADVERTS, luck.choice(adverts[: start + 20]))
             await trio.sleep(0.1)
 
 
@@ -422,7 +424,9 @@ async def flood() -> AsyncIterator[Flood]:
         await until_served(a, {b.peer_id})
         hosts = {str(await swarm.nursery.start(stand_by, network, number)) for number in range(BYSTANDERS)}
         async with greeted(network, swarm.network_id("a"), "liar") as liar:
-            yield Flood(swarm, network, a, b, liar, hosts)
+            mouth = network.find(liar.me)
+            assert mouth is not None
+            yield Flood(swarm, network, a, b, mouth, hosts)
 
 
 async def stand_by(network: FakeNetwork, number: int, *, task_status: trio.TaskStatus[str]) -> None:
@@ -467,45 +471,46 @@ async def knows(swarm: SimSwarm, name: str, other: str) -> bool:
     return other in await swarm.known(name)
 
 
+async def hold(one: Stranger, protocol: str, first: bytes, opened: Counter[str]) -> None:
+    """Open a stream, begin something, and read nothing of what is answered."""
+    with suppress(NodeError, RemoteProtocolError):
+        async with one.node.open(one.victim, protocol, patience=5) as stream:
+            opened[protocol] += 1
+            if first:
+                await stream.send(first)
+            await trio.sleep_forever()
+
+
+async def poll_without_pause(one: Stranger) -> None:
+    while True:
+        with suppress(NodeError, RemoteProtocolError):
+            async with one.node.open(one.victim, load.PROTOCOL_ID, patience=5) as stream:
+                poller = Poller(stream)
+                while True:
+                    await poller.poll()
+
+
 async def test_a_thousand_streams_and_a_thousand_polls_a_second_disturb_nobody_and_end_with_their_peer(
     autojump_clock: object,
 ) -> None:
-    async with a_pair(tokens=16) as (swarm, a, b):
+    words = (b"", say(an_ask(10)), say(an_ask(limits.BODY_BYTES)))
+    protocols = (hello.PROTOCOL_ID, inference.PROTOCOL_ID, load.PROTOCOL_ID)
+    async with a_pair() as (swarm, a, _):
         place = place_of(swarm, "b")
         assert (await ask(a)).body == WHOLE
         await trio.sleep(SETTLED)
-        before = tasks()
-        async with greeted(swarm.network, place.me, "mallory") as mallory:
-            opened: Counter[str] = Counter()
-
-            async def hold(protocol: str, first: bytes) -> None:
-                with suppress(NodeError, RemoteProtocolError):
-                    async with mallory.node.open(place.me, protocol, patience=5) as stream:
-                        opened[protocol] += 1
-                        if first:
-                            await stream.send(first)
-                        await trio.sleep_forever()  # whatever is answered, it is not read
-
-            async def poll() -> None:
-                while True:
-                    with suppress(NodeError, RemoteProtocolError):
-                        async with mallory.node.open(place.me, load.PROTOCOL_ID, patience=5) as stream:
-                            poller = Poller(stream)
-                            while True:
-                                await poller.poll()
-
-            async with trio.open_nursery() as nursery:
-                for number in range(1000):
-                    protocol = (hello.PROTOCOL_ID, inference.PROTOCOL_ID, load.PROTOCOL_ID)[number % 3]
-                    nursery.start_soon(hold, protocol, (b"", say(an_ask(10)), say(an_ask(limits.BODY_BYTES)))[number % 5 % 3])
-                for _ in range(40):
-                    nursery.start_soon(poll)
-                for _ in range(10):
-                    await trio.sleep(1)
-                    began = trio.current_time()
-                    assert (await ask(a)).body == WHOLE
-                    assert trio.current_time() - began < SLOT + WAY
-                nursery.cancel_scope.cancel()
+        before, opened = tasks(), Counter[str]()
+        async with greeted(swarm.network, place.me, "mallory") as mallory, trio.open_nursery() as nursery:
+            for number in range(1000):
+                nursery.start_soon(hold, mallory, protocols[number % 3], words[number % 5 % 3], opened)
+            for _ in range(40):
+                nursery.start_soon(poll_without_pause, mallory)
+            for _ in range(10):
+                await trio.sleep(1)
+                began = trio.current_time()
+                assert (await ask(a)).body == WHOLE
+                assert trio.current_time() - began < SLOT + WAY
+            nursery.cancel_scope.cancel()
         assert sum(opened.values()) == 1000
         await trio.sleep(SETTLED)
         assert tasks() == before

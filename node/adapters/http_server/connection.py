@@ -144,6 +144,7 @@ class Connection:
                 continue
             if not data:
                 break
+            await self._answer_over()
             if not self._take(data):
                 break
             await self._room_for_body()
@@ -187,6 +188,15 @@ class Connection:
             self._closing = True  # idle for too long: no offence
         self._notify()
         return not self._queue
+
+    async def _answer_over(self) -> None:
+        """Wait while an answer that is written whole is still being tidied up behind.
+
+        What comes then is the next request, however long, and not one that was sent ahead.
+        """
+        while self._incoming is None and self._queue and self._queue[-1].complete:
+            self._changed = trio.Event()
+            await self._changed.wait()
 
     def _take(self, data: bytes) -> bool:
         """Use received bytes; return False when the connection is to be given up."""
@@ -267,6 +277,7 @@ class Connection:
             exchange = self._queue[0]
             await self._run_app(exchange)
             self._queue.popleft()
+            self._notify()
             if not self._reusable(exchange):
                 await self._tell_refusal()
                 return

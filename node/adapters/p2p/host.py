@@ -157,7 +157,7 @@ class P2pHost:
                     while await stream.receive() is not None:
                         pass  # the peer has more to say than the handler wanted to know
             except (Broken, RemoteProtocolError) as error:
-                log.info("p2p.stream_ended", protocol=protocol, peer=str(peer), reason=str(error))
+                log.debug("p2p.stream_ended", protocol=protocol, peer=str(peer), reason=str(error))
                 await stream.reset()
             except BaseException:  # a bug or cancellation: the peer is told, the error goes on to who reports it
                 stream.abandon()

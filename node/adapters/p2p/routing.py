@@ -80,15 +80,14 @@ class P2pGossip:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, judge: Callable[[bytes], bool]
+        self, topic: str, judge: Callable[[bytes, PeerId | None], bool]
     ) -> AsyncIterator[trio.MemoryReceiveChannel[bytes]]:
         """See `node.ports.Gossip`."""
 
         def validate(forwarder: ID, message: rpc_pb2.Message) -> bool:
-            del forwarder  # who passes on says nothing about who said it
             if message.from_id == self.pubsub.my_id.to_bytes():
                 return True  # libp2p asks of what we say ourselves, too: the judge is for what others say
-            return len(message.data) <= MESSAGE_BYTES and judge(message.data)
+            return len(message.data) <= MESSAGE_BYTES and judge(message.data, peer_of(forwarder))
 
         self.pubsub.set_topic_validator(topic, validate, False)
         await self.pubsub.subscribe(topic)

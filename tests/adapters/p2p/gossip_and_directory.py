@@ -10,10 +10,16 @@ import trio
 from node.adapters.p2p.host import P2pHost
 from node.adapters.p2p.routing import Namespace, P2pDirectory, P2pGossip, open_directory, open_gossip
 from node.adapters.p2p.workarounds import NONE, Workaround
+from protocol.ids import PeerId
 from tests.adapters.p2p.hosts import a_host, eventually, introduce
 
 TOPIC = "metainf/test/numbers/1"
 COUNTER = "counter"  # values are "NUMBER ..."; the highest counts
+
+
+def a_number(data: bytes, via: PeerId | None) -> bool:
+    del via
+    return data.isdigit()
 
 
 def number_of(value: bytes) -> int:
@@ -58,8 +64,8 @@ async def a_burst_of_gossip(disabled: AbstractSet[Workaround]) -> bool:
         a_host() as second,
         gossiping(first, disabled) as speaker,
         gossiping(second, disabled) as listener,
-        speaker.subscribe(TOPIC, bytes.isdigit),
-        listener.subscribe(TOPIC, bytes.isdigit) as heard,
+        speaker.subscribe(TOPIC, a_number),
+        listener.subscribe(TOPIC, a_number) as heard,
     ):
         await introduce(second, first)
         await in_touch((speaker, second), (listener, first))
