@@ -15,7 +15,7 @@ from node.adapters.engine.external import ExternalLauncher
 from node.adapters.engine.vllm import VllmLauncher
 from node.adapters.system import LocalMachine
 from node.adapters.upstream.pool import UpstreamPool
-from node.core.engine_state import EngineSnapshot, EngineState
+from node.core.engine_state import EngineSnapshot, EngineState, ServedModel
 from node.core.strategy import EXTERNAL
 from node.errors import Broken
 from node.ports import EngineLauncher, LaunchPlan
@@ -85,19 +85,22 @@ async def kept(folder: Path, **wrong: object) -> AsyncIterator[Kept]:
 @asynccontextmanager
 async def keeping(launcher: EngineLauncher, plan: LaunchPlan, limits: TendLimits) -> AsyncIterator[Kept]:
     made = Kept(launcher, plan, limits)
-    with trio.fail_after(DEADLINE):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(made.keeper.run)
-            yield made
-            nursery.cancel_scope.cancel()
-    await made.upstream.aclose()
+    try:
+        with trio.fail_after(DEADLINE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(made.keeper.run)
+                yield made
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await made.upstream.aclose()
 
 
 async def test_a_sound_engine_becomes_ready_and_answers(tmp_path: Path) -> None:
     async with kept(tmp_path) as it:
         ready = await it.until(EngineState.READY)
         assert (ready.model, ready.strategy, ready.restarts) == (MODEL, "default", 0)
-        assert it.keeper.models() == (MODEL,)
+        assert it.keeper.models() == (ServedModel(MODEL, 2048),)
         assert (await it.ask()).endswith(b"data: [DONE]\n\n")
         states = [snapshot.state.value for snapshot in it.seen]
         assert list(dict.fromkeys(states)) == ["preparing", "starting", "ready"]
