@@ -47,7 +47,7 @@ def status(data_dir: Path | None, as_json: bool) -> None:
 def _company(peers: dict[str, Any]) -> str:
     if not peers["known"]:
         return "nobody else known; join with --join ADDRESS, an address that another node printed"
-    return f"{peers['connected']} peers connected, {peers['known']} known"
+    return f"{peers['known']} known, {peers['connected']} of them connected"
 
 
 def _duration(seconds: float) -> str:
