@@ -236,8 +236,8 @@ class PeerStream(Protocol):
         """Whether nobody used the stream before. Only a used one may turn out to have died while it was idle."""
         ...
 
-    async def send(self, payload: bytes) -> None:
-        """Send one frame, in one write. Returns when it is on its way; a slow reader is waited for.
+    async def send(self, *payloads: bytes) -> None:
+        """Send a frame for each, all in one write. Returns when they are on their way; a slow reader is waited for.
 
         Cancelled, it leaves the stream unusable: part of a frame may be on its way.
 

@@ -57,8 +57,8 @@ class Vigil(Protocol):
         """Whether the last wait was given up because the peer is silent altogether."""
         ...
 
-    async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work`; raises `Broken` where the peer hangs."""
+    async def wait(self, work: Callable[[], Awaitable[T]], deadline: float = inf) -> T:
+        """Do `work`; raises `Broken` where the peer hangs, `trio.TooSlowError` at the deadline, on the loop's clock."""
         ...
 
 
@@ -285,8 +285,9 @@ class _Talk:
         None where a kept stream had died while it was idle and `again` lets another be opened.
         """
         try:
-            await self._say(ask)
-            for at in range(0, len(body), limits.PART_BYTES):
+            first = body[: limits.PART_BYTES]
+            await self._say(ask, *([Body(data=first)] if first else []))
+            for at in range(len(first), len(body), limits.PART_BYTES):
                 await self._say(Body(data=body[at : at + limits.PART_BYTES]))
             event = await self._hear()
         except Broken as error:
@@ -321,9 +322,9 @@ class _Talk:
             return b""
         raise self._failed(event)
 
-    async def _say(self, event: AskerEvent) -> None:
-        payload = self._exchange.say(event)
-        await self._wait(lambda: self._stream.send(payload))
+    async def _say(self, *events: AskerEvent) -> None:
+        payloads = [self._exchange.say(event) for event in events]
+        await self._wait(lambda: self._stream.send(*payloads))
 
     async def _hear(self) -> Event:
         try:
@@ -336,9 +337,10 @@ class _Talk:
             raise Breach(f"The peer broke the protocol ({error.reason.value}).") from error
 
     async def _wait(self, work: Callable[[], Awaitable[T]]) -> T:
-        with trio.move_on_at(self._deadline):
-            return await self._vigil.wait(work)
-        raise _out_of_time()
+        try:
+            return await self._vigil.wait(work, self._deadline)
+        except trio.TooSlowError:
+            raise _out_of_time() from None
 
     def _failed(self, event: Event) -> EngineLost:
         """Return the error that a `Fail` is; nothing else is left for a server to say."""

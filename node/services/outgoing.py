@@ -46,15 +46,17 @@ class Outgoing:
         self._changed = trio.Event()
 
     def begin(self, head: Head) -> None:
-        """Put the head."""
+        """Put the head. It is due at once: what is put before anything is awaited goes along with it."""
         self._head = head
         self._wake()
 
     async def put(self, data: bytes) -> None:
         """Put the next bytes of the body; waits while too much is held already."""
+        held = len(self._body)
         self._body += data
         self.size += len(data)
-        self._wake()
+        if not held or held < self._pacing.full <= len(self._body):
+            self._wake()  # in between the taker waits for company
         while len(self._body) >= self._pacing.most and not self._over:
             await self._changed.wait()
 
@@ -68,10 +70,11 @@ class Outgoing:
         self._over = True
         self._wake()
 
-    async def take(self) -> Message | None:
-        """Return what is to be said next, once its time has come; None when no more is.
+    async def take(self) -> list[Message]:
+        """Return what is to be said next, at one go, once its time has come; empty when no more is.
 
-        What it returns is to be said before anything else is awaited: until then it may be abandoned.
+        Of the body it is one message at most. What it returns is to be said before anything else is awaited: until
+        then it may be abandoned.
         """
         while not self._over:
             due = self._due()
@@ -79,25 +82,28 @@ class Outgoing:
                 return self._next()
             with trio.move_on_at(due):
                 await self._changed.wait()
-        return None
+        return []
 
     def _due(self) -> float:
         if self._head is not None or self._ending is not None or len(self._body) >= self._pacing.full:
             return -inf
         return self._said_at + self._pacing.seconds if self._body else inf
 
-    def _next(self) -> Message | None:
+    def _next(self) -> list[Message]:
+        said: list[Message] = []
         if self._head is not None:
-            head, self._head = self._head, None
-            return head
+            said.append(self._head)
+            self._head = None
         if self._body:
             self._said_at = trio.current_time()
             data = bytes(self._body[: limits.PART_BYTES])
             del self._body[: len(data)]
             self._wake()
-            return Data(data=data)
-        self._over = True
-        return self._ending
+            said.append(Data(data=data))
+        if self._ending is not None and not self._body:
+            said.append(self._ending)
+            self._over = True
+        return said
 
     def _wake(self) -> None:
         self._changed.set()

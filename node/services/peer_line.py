@@ -78,18 +78,18 @@ class PeerLine:
         except (Broken, RemoteProtocolError):
             return False
 
-    async def say(self, event: ServerEvent) -> None:
-        """Say something. Not to be cancelled unless the stream is given up.
+    async def say(self, *events: ServerEvent) -> None:
+        """Say one thing after another, in one write. Not to be cancelled unless the stream is given up.
 
         Raises:
             Broken: the stream is lost.
         """
-        await self._stream.send(self._exchange.say(event))
+        await self._stream.send(*[self._exchange.say(event) for event in events])
 
-    async def try_say(self, event: ServerEvent) -> bool:
-        """Say something; False where the stream is lost, of which the next `hear` tells."""
+    async def try_say(self, *events: ServerEvent) -> bool:
+        """Say something, as `say` does; False where the stream is lost, of which the next `hear` tells."""
         try:
-            await self.say(event)
+            await self.say(*events)
         except Broken as error:
             self._fault = self._fault or error
             return False

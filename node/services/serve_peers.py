@@ -293,14 +293,13 @@ class PeerServer:
 
             nursery.start_soon(listen)
             nursery.start_soon(work)
-            while (message := await out.take()) is not None:
-                if isinstance(message, Ending):
+            while messages := await out.take():
+                if isinstance(messages[-1], Ending):
                     listening.cancel()  # what the peer says now belongs to its next turn
-                if not await line.try_say(message):
+                if not await line.try_say(*messages):
                     break
-                if isinstance(message, Data):
-                    course.sent += len(message.data)
-                course.outcome = _OUTCOMES.get(type(message), course.outcome)
+                course.sent += sum(len(each.data) for each in messages if isinstance(each, Data))
+                course.outcome = _OUTCOMES.get(type(messages[-1]), course.outcome)
             nursery.cancel_scope.cancel()
         if cancelled:
             await self._acknowledge(line)
@@ -358,12 +357,15 @@ class PeerServer:
                     )
                     if head is None:
                         return Fail(code="engine_lost", message=f"The engine answered with status {answer.status}.")
+                    # The head goes along with the first bytes: the asker can use neither without the other.
+                    data = await answer.receive()
                     out.begin(replace(head, load=self._engine.load(prompt.requester).to_figures()))
-                    while data := await answer.receive():
+                    while data:
                         meter.feed(data)
                         if out.size + len(data) > self._limits.answer_bytes:
                             return Fail(code="answer_too_large", message="The answer is longer than answers may be.")
                         await out.put(data)
+                        data = await answer.receive()
                 return End(data_size=out.size)
             except Refused as refused:
                 return refuse_of(refused.refusal)

@@ -67,24 +67,27 @@ class Vigil:
         """When the present wait began; infinite while nobody waits."""
         return self._since
 
-    async def wait(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work`, which waits for the peer.
+    async def wait(self, work: Callable[[], Awaitable[T]], deadline: float = inf) -> T:
+        """Do `work`, which waits for the peer, until `deadline` at most, on the loop's clock.
 
         Raises:
-            Broken: the peer has fallen silent altogether; `hung` is true from then on. `work` was cancelled.
+            Broken: the peer has fallen silent altogether; `hung` is true then. `work` was cancelled.
+            trio.TooSlowError: the deadline came first. `work` was cancelled.
         """
-        self._since = self._clock()
+        self.hung, self._since = False, self._clock()
         try:
-            with trio.CancelScope() as self._scope:
+            with trio.CancelScope(deadline=deadline) as self._scope:  # one for both ends: a scope has its price
                 return await work()
         finally:
             self._since, self._scope = inf, None
-        self.hung = True
-        raise Broken("The peer has fallen silent.")
+        if self.hung:
+            raise Broken("The peer has fallen silent.")
+        raise trio.TooSlowError
 
     def give_up(self) -> None:
         """End the present wait: the peer is hung."""
-        if self._scope is not None:
+        if self._scope is not None and not self._scope.cancel_called:  # else the deadline was first
+            self.hung = True
             self._scope.cancel()
 
 

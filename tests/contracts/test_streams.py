@@ -89,6 +89,19 @@ async def test_frames_of_any_size_arrive_whole_and_in_order(staging: Staging) ->
 
 
 @both
+async def test_frames_sent_at_one_go_arrive_apart_and_one_that_is_none_holds_back_all(staging: Staging) -> None:
+    payloads = [b"a", os.urandom(limits.FRAME_BYTES), bytes(range(256)), b"b"]
+    async with staging() as stage:
+        stage.two.serve(ECHO, echo)
+        async with stage.one.open(stage.two.me, ECHO, patience=PATIENCE) as stream:
+            with pytest.raises(LocalProtocolError):
+                await stream.send(b"never", b"")
+            for some in (payloads[:2], payloads[2:], payloads[:1]):
+                await stream.send(*some)
+                assert [await stream.receive() for _ in some] == some
+
+
+@both
 async def test_each_end_knows_who_is_at_the_other(staging: Staging) -> None:
     seen: list[PeerId] = []
 

@@ -113,10 +113,12 @@ class FakeStream:
         self.frame_bytes = frame_bytes
         self._finished = self._ended = False
 
-    async def send(self, payload: bytes) -> None:
-        frame(payload)  # raises what the real one raises
+    async def send(self, *payloads: bytes) -> None:
+        for payload in payloads:
+            frame(payload)  # raises what the real one raises
         await trio.lowlevel.checkpoint()
-        await self.sending.put(payload)
+        for payload in payloads:
+            await self.sending.put(payload)
 
     async def receive(self) -> bytes | None:
         await trio.lowlevel.checkpoint()

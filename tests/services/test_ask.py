@@ -25,8 +25,9 @@ from protocol.advert import ModelOffer
 from protocol.hello import Settled
 from protocol.ids import ContentDigest, PeerId
 from protocol.inference_events import Fail, Refuse
+from protocol.limits import PART_BYTES
 from protocol.load import Load, Serving
-from tests.fakes.network import FakeNetwork, FakeNode, Weather
+from tests.fakes.network import FakeNetwork, FakeNode, FakeStream, Weather
 from tests.fakes.peer_server import Answering, PeerServer
 from tests.fakes.replica import FakeReplica
 from tests.fakes.upstream import Script
@@ -192,6 +193,26 @@ async def test_a_stream_serves_one_prompt_after_another_and_a_dead_one_is_replac
         assert it.servers[0].streams == 2
         assert it.replica.counts().retried == 0
         assert it.standings.standing(PEERS[0], trio.current_time()).closed == ""
+
+
+async def test_a_prompt_goes_in_one_write_and_a_long_one_in_parts(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, writes = FakeStream.send, list[int]()
+
+    async def noted(stream: FakeStream, *payloads: bytes) -> None:
+        if stream.peer == PEERS[0] and b"poll" not in payloads[0]:
+            writes.append(len(payloads))
+        await send(stream, *payloads)
+
+    monkeypatch.setattr(FakeStream, "send", noted)
+    async with stage(1) as it:
+        for size, expected in ((0, [1]), (1, [2]), (PART_BYTES, [2]), (2 * PART_BYTES + 1, [2, 1, 1])):
+            body = bytes(number % 251 for number in range(size))
+            assert await it.ask(replace(prompt(), body=body)) == WHOLE
+            assert it.servers[0].bodies[-1] == body
+            assert writes == expected
+            writes.clear()
 
 
 def kill(it: Stage) -> None:

@@ -435,11 +435,14 @@ class LingeringStream:
         self.says, self.said = trio.open_memory_channel[bytes](100)
         self.linger = 1.0
         self.broken = False
+        self.writes: list[int] = []  # frames in each
 
-    async def send(self, payload: bytes) -> None:
+    async def send(self, *payloads: bytes) -> None:
         assert not self.broken
         self.broken = True
-        await self.sends.send(payload)
+        self.writes.append(len(payloads))
+        for payload in payloads:
+            await self.sends.send(payload)
         await trio.sleep(self.linger)
         if self.linger > 10:
             raise Broken("took nothing for too long")
@@ -455,11 +458,46 @@ class LingeringStream:
         raise NotImplementedError
 
 
+@pytest.mark.parametrize(
+    ("script", "writes", "last"),
+    [
+        (Script([partial(trio.sleep, 60), b"a", partial(trio.sleep, 0.01), b"b"]), [[Head, Data], [Data, End]], 60.01),
+        (
+            Script([b"a", *[partial(trio.sleep, 0.001), b"x" * 40_000] * 2, partial(trio.sleep, 0.001), b"b"]),
+            [[Head, Data], [Data], [Data, End]],  # what is much does not wait for company
+            0.003,
+        ),
+        (Script([partial(trio.sleep, 60), b"a", trio.sleep_forever]), [[Head, Data], [Fail]], 100),
+        (Script([partial(trio.sleep, 60), Broken("gone")]), [[Fail]], 60),
+        (Script([trio.sleep_forever]), [[Fail]], 100),
+        (Script([]), [[Head, End]], 0),
+    ],
+)
+async def test_what_is_due_goes_in_one_write_and_a_head_only_with_what_follows_it(
+    autojump_clock: MockClock, script: Script, writes: list[list[type[Event]]], last: float
+) -> None:
+    stage, stream = Stage(script, limits=PeerLimits(answer_seconds=100)), LingeringStream()
+    stream.linger = 0
+    asker = Exchange(inference.Role.ASKER)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.server.infer, stream)
+        for event in (an_ask(), Body(data=PROMPT)):
+            await stream.says.send(asker.say(event))
+        heard: list[Event] = []
+        began = trio.current_time()
+        while not asker.is_free:
+            heard.append(asker.hear(await stream.sent.receive()))
+        assert trio.current_time() - began == pytest.approx(last)
+        nursery.cancel_scope.cancel()
+    assert [type(event) for event in heard] == [kind for write in writes for kind in write]
+    assert stream.writes == [len(write) for write in writes]
+
+
 @pytest.mark.parametrize("eager", [b"next", b"cancel"])
 async def test_what_an_eager_peer_says_while_a_message_is_still_being_sent_is_neither_lost_nor_misread(
     autojump_clock: MockClock, eager: bytes
 ) -> None:
-    stage, stream = Stage(Script([b"x"])), LingeringStream()
+    stage, stream = Stage(Script([b"x", partial(trio.sleep, 0.5)])), LingeringStream()
     asker = Exchange(inference.Role.ASKER)
 
     async def ask() -> list[Event]:

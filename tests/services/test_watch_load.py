@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from node.core.standings import Standings
 from node.errors import Broken
 from node.ports import PeerStream
-from node.services.watch_load import LoadWatch, WatchLimits
+from node.services.watch_load import LoadWatch, Vigil, WatchLimits
 from protocol.ids import PeerId
 from protocol.load import PROTOCOL_ID
 from tests.fakes.network import FakeNetwork, FakeNode
@@ -179,6 +179,40 @@ async def test_many_who_wait_for_a_silent_peer_hear_it_together_and_it_is_one_fa
             assert 15 <= it.servers[1].polls <= 30
             nursery.cancel_scope.cancel()
         assert it.closed()[1] == ""
+
+
+@pytest.mark.parametrize("left", [1.0, 10.0, 60.0])
+async def test_a_wait_whose_time_is_over_is_told_from_one_for_a_peer_that_hangs(
+    autojump_clock: MockClock, left: float
+) -> None:
+    async with stage(1) as it:
+        it.servers[0].tells = left == 10.0
+        began = trio.current_time()
+        with it.watch.attend(PEERS[0]) as vigil:
+            with pytest.raises(Broken if left == 60.0 else trio.TooSlowError):
+                await vigil.wait(trio.sleep_forever, began + left)
+            assert vigil.hung == (left == 60.0)
+            assert (trio.current_time() - began == left) is not vigil.hung
+            vigil.give_up()  # nobody waits
+            assert await vigil.wait(partial(trio.sleep, 1)) is None
+            assert not vigil.hung
+
+
+async def test_a_peer_that_is_found_hung_once_the_time_is_over_is_not_blamed_for_it(autojump_clock: MockClock) -> None:
+    vigil, ends = Vigil(trio.current_time), list[type[Exception]]()
+
+    async def wait() -> None:
+        try:
+            await vigil.wait(trio.sleep_forever, trio.current_time() + 10)
+        except (Broken, trio.TooSlowError) as error:
+            ends.append(type(error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.sleep(1)
+        autojump_clock.jump(9)
+        vigil.give_up()
+    assert (ends, vigil.hung) == ([trio.TooSlowError], False)
 
 
 async def test_a_wait_that_was_short_never_polls(autojump_clock: MockClock) -> None:

@@ -231,9 +231,9 @@ class FrameStream:
             self._frame_bytes = frame_bytes
             self._framer = Framer(limit=frame_bytes)  # the old one is empty, else the stream would not have been kept
 
-    async def send(self, payload: bytes) -> None:
+    async def send(self, *payloads: bytes) -> None:
         """See `node.ports.PeerStream`."""
-        rest = frame(payload)
+        rest = b"".join(map(frame, payloads))
         with trio.move_on_after(self._limits.send_seconds) as scope:
             while rest:
                 piece = rest if self._impatient else rest[: await self._window()]
