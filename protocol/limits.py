@@ -129,6 +129,19 @@ DHT_KEY_CHARS: Final = 192  # the longest, of a batch in a swarm of the longest 
 DHT_LIFETIME_US: Final = 2 * DAY_US  # heads and batches: the table forgets after one day, so authors say them anew
 COUNT_MAX: Final = EXACT_INT_MAX  # records that an author says to keep
 
+# -- performance records
+
+PERFORMANCE_BYTES: Final = 8 * KIB  # one body: twice one in which every field of this version is set
+PERFORMANCE_VALUES: Final = 512  # values in it: one in which every field is set has 300
+PPM: Final = 1_000_000  # a share is parts per million: the whole of it
+DURATION_MAX_US: Final = 31 * DAY_US  # of any time that is told: nothing that is measured lasts longer
+# What a value in thousandths or millionths of its unit may be: it survives the way to a double in that unit and back
+# exactly, with a factor of two to spare.
+SCALED_MAX: Final = 2**50 - 1
+PAIR_BYTES: Final = 16  # names runs that were measured side by side: as random as a UUID
+EXTRAS: Final = 16  # entries of a strategy's `engine_extra`: a handful is in use
+PARALLEL_MAX: Final = 4096  # devices that one engine spans; the largest deployments have hundreds
+
 # -- errors
 
 ERROR_DETAIL_CHARS: Final = 200  # of what a peer sent, in one line of log
