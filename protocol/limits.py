@@ -142,6 +142,23 @@ PAIR_BYTES: Final = 16  # names runs that were measured side by side: as random 
 EXTRAS: Final = 16  # entries of a strategy's `engine_extra`: a handful is in use
 PARALLEL_MAX: Final = 4096  # devices that one engine spans; the largest deployments have hundreds
 
+# -- the exchange of histories, and what of a history is retained
+
+HISTORY_BUCKETS: Final = 256  # 100,000 authors are 400 a bucket: one that differs is listed in two pages
+HISTORY_RANGES: Final = 1024  # of one author and epoch: as many as its records may be, so that none can hide
+HISTORY_HOLDINGS: Final = 256  # authors and epochs in one listing: 40 KiB of ordinary ones
+HISTORY_WANTS: Final = 64  # authors and epochs asked of in one fetch
+HISTORY_WANT_RANGES: Final = 64  # of each: what has more holes is asked for in turns
+HISTORY_RECORDS: Final = 256  # in one page: 0.1 s of verifying, and so seldom more turns than that in a second
+HISTORY_PAGE_BYTES: Final = 512 * KIB  # of records in one page: half a frame; ordinary ones are 256 KiB
+HISTORY_ASK_BYTES: Final = 128 * KIB  # one question: 64 wants of 64 ranges are 77 KiB
+HISTORY_VALUES: Final = 16 * KIB  # in one message: a listing of 256 has 2,400 and the bounds of its ranges
+HISTORY_WAIT_MAX_MS: Final = 600_000  # "come back later" beyond ten minutes is a no
+# What every node retains must be the same everywhere, so these are part of the wire. An author measures some hundreds
+# of cells; what is newest in each comes first (node/core/retention.py). All of it is 256 MiB of ordinary records.
+AUTHOR_RECORDS: Final = 1024
+RETAINED_RECORDS: Final = 256 * KIB
+
 # -- errors
 
 ERROR_DETAIL_CHARS: Final = 200  # of what a peer sent, in one line of log
@@ -174,3 +191,6 @@ RECORD: Final = Bounds(size=RECORD_BYTES, blob=RECORD_BYTES)
 HELLO: Final = Bounds(size=HELLO_BYTES, depth=4, values=512, items=64, text=KIB, blob=KIB)
 LOAD: Final = Bounds(size=LOAD_BYTES, depth=4, values=128, items=64, text=KIB, blob=KIB)
 GOSSIP: Final = Bounds(size=GOSSIP_BYTES, depth=3, values=256, items=BATCH_RECORDS, blob=RECORD_BYTES)
+HISTORY: Final = Bounds(
+    size=FRAME_BYTES, depth=6, values=HISTORY_VALUES, items=2 * HISTORY_RANGES, text=KIB, blob=RECORD_BYTES
+)
