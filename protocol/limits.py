@@ -47,8 +47,8 @@ BLOB_BYTES: Final = FRAME_BYTES  # one byte string: the frame bounds it
 
 # -- records
 
-# A performance record is about 1 KiB, an advert with 16 addresses about 4 KiB. 16 KiB bounds what one author can
-# make everybody store and forward with one signature, and 64 of them fit into a gossip message.
+# A performance record is about 2 KiB, an advert with 16 addresses about 4 KiB. 16 KiB bounds what one author can
+# make everybody store and forward with one signature; 64 ordinary ones fit into a gossip message.
 RECORD_BYTES: Final = 16 * KIB
 KIND_CHARS: Final = 32  # name of a kind of record, part of the signature's prefix
 # How far a sender's clock may be ahead of ours. Machines without NTP drift by seconds a day; five minutes is what
@@ -124,7 +124,7 @@ LOAD_FRESH_US: Final = 2 * SECOND_US  # older than that a candidate is asked: a 
 
 # One gossip message. The whole RPC may have 1 MiB, and may carry several messages and their signatures.
 GOSSIP_BYTES: Final = 512 * KIB
-BATCH_RECORDS: Final = 64  # of a gossip message: 64 ordinary ones are 64 KiB and 10 ms of verifying
+BATCH_RECORDS: Final = 64  # of a gossip message: 64 ordinary ones are 128 KiB and 20 ms of verifying
 DHT_KEY_CHARS: Final = 192  # the longest, of a batch in a swarm of the longest name, has 165
 DHT_LIFETIME_US: Final = 2 * DAY_US  # heads and batches: the table forgets after one day, so authors say them anew
 COUNT_MAX: Final = EXACT_INT_MAX  # records that an author says to keep

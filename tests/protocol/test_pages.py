@@ -15,7 +15,7 @@ from tests.vectors.make import HERE
 ALL = {page.name: page.read_text() for page in sorted(PAGES.glob("*.md"))}
 OURS = [
     "README.md", "advert.md", "dht.md", "framing.md", "gossip.md", "hello.md", "history.md", "ids.md", "inference.md",
-    "load.md", "records.md", "wire.md",
+    "load.md", "performance.md", "records.md", "wire.md",
 ]  # fmt: skip
 NOT_ON_THE_WIRE = {"KIB", "MIB", "SECOND_US", "DAY_US"}  # units that the other limits are written in
 

@@ -16,7 +16,9 @@ from protocol.hello import Greeting
 from protocol.ids import PUBLIC_SWARM
 from protocol.inference import Exchange
 from protocol.inference import Role as InferenceRole
-from tests.protocol import samples, swarm_samples
+from protocol.performance import PERFORMANCE
+from protocol.records import verify_and_open
+from tests.protocol import performance_samples, samples, swarm_samples
 
 STRINGS = 10_000
 NOW = samples.NOW
@@ -25,6 +27,7 @@ HONEST = [
     load.SCRIPT.vocabulary.encode(swarm_samples.LOADS["report"]),
     swarm_samples.advert().sealed,
     swarm_samples.head().sealed,
+    performance_samples.performance().sealed,
     gossip.pack_records([swarm_samples.head().sealed] * 3)[0],
     inference_events.encode(samples.ASK),
 ]
@@ -48,6 +51,7 @@ HANDLERS: dict[str, Callable[[bytes], object]] = {
     "load, told": answered,
     "advert": lambda raw: gossip.open_advert(raw, swarm=PUBLIC_SWARM, now_us=NOW),
     "records": gossip.unpack_records,
+    "performance": lambda raw: verify_and_open(raw, PERFORMANCE, swarm=PUBLIC_SWARM, now_us=NOW),
     "table, value": lambda raw: dht.validate(
         str(dht.head_key(PUBLIC_SWARM, samples.AUTHOR)), raw, swarm=PUBLIC_SWARM, now_us=NOW
     ),
