@@ -2,8 +2,8 @@
 
 Specification: docs/protocol/performance.md. Knows no engine, no clock and no learner, and judges nothing: what of it
 can be true is for `node.core.record_checks`. Its numbers are integers in the unit that their names end in (`_us`,
-`_bytes`, `_mw`, `_mj`, `_ppm`, `_khz`; `_milli` is thousandths, `_mflops` a million operations a second). Absent is
-unknown, never zero.
+`_ns`, `_bytes`, `_mw`, `_mj`, `_ppm`, `_khz`; `_milli` is thousandths, `_mflops` a million operations a second).
+Absent is unknown, never zero.
 
 The sections are flat and always there, so that a section of which nothing is known has one spelling, the empty map.
 There is nothing of a user in it: no prompt, no digest of one, no name of a machine or of a path.
@@ -122,9 +122,9 @@ class Benchmark:
     Attributes:
         gemv: a matrix times a vector, bytes of the matrix read in a second, by number format.
         gemm: a matrix times a matrix, operations in a second; a multiplication and an addition are two.
-        copy: bytes copied in a second, each counted once.
+        copy: bytes read and written in a second: each that is copied counts twice.
         attention: bytes of KV cache read in a second by decode attention over long contexts.
-        allreduce: one all-reduce over all devices, of 64 KiB and of 32 MiB.
+        allreduce: one over all devices, of 64 KiB and of 32 MiB; in nanoseconds, because fast links take a few µs.
     """
 
     gemv_bf16_bytes_per_s: Annotated[int | None, _COUNT] = None
@@ -151,10 +151,10 @@ class Benchmark:
     copy_mad_bytes_per_s: Annotated[int | None, _COUNT] = None
     attention_bytes_per_s: Annotated[int | None, _COUNT] = None
     attention_mad_bytes_per_s: Annotated[int | None, _COUNT] = None
-    allreduce_64k_us: Annotated[int | None, _TIME] = None
-    allreduce_64k_mad_us: Annotated[int | None, _TIME] = None
-    allreduce_32m_us: Annotated[int | None, _TIME] = None
-    allreduce_32m_mad_us: Annotated[int | None, _TIME] = None
+    allreduce_64k_ns: Annotated[int | None, _SCALED] = None
+    allreduce_64k_mad_ns: Annotated[int | None, _SCALED] = None
+    allreduce_32m_ns: Annotated[int | None, _SCALED] = None
+    allreduce_32m_mad_ns: Annotated[int | None, _SCALED] = None
     unknown: Unknown = field(default_factory=no_unknown, hash=False)
 
 

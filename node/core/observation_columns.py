@@ -47,6 +47,7 @@ class Column:
 # How the end of a field's name says its unit, what the column's name ends in instead, and the power of ten between.
 _UNITS: Final = (
     ("_us", "_s", -6),
+    ("_ns", "_s", -9),
     ("_mw", "_watts", -3),
     ("_mj", "_j", -3),
     ("_milli", "", -3),
