@@ -58,6 +58,8 @@ class Database:
             raise
 
     def _prepare(self, steps: Sequence[Sequence[str]] | None, *, reading: bool) -> None:
+        if steps is None:  # before all else, which looks into the file
+            self.rows("PRAGMA writable_schema = ON")  # without it, nothing is read of a file that was cut off
         self.rows("PRAGMA trusted_schema = OFF")
         self.rows("PRAGMA cell_size_check = ON")  # notices a torn page when it is read, not when it crashes
         self.rows(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -150,8 +152,10 @@ class Database:
             yield
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise  # bugs, both
+        except UnicodeDecodeError as error:  # of a message that quotes what is in the file; we write ASCII alone
+            raise Damaged(f"{self.file} is damaged: text in it is none") from error
         except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)  # none: text that is no UTF-8
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)  # without one: text that is no UTF-8
             unknown = code & 0xFF == sqlite3.SQLITE_ERROR  # no such table: a bug, or the damage in a shapeless file
             if code & 0xFF in _DAMAGE or code == _SHORT_READ or (unknown and self._shapeless):
                 raise Damaged(f"{self.file} is damaged: {error}") from error

@@ -24,7 +24,9 @@ log = structlog.get_logger(__name__)
 
 ASIDE: Final = 3  # damaged files kept: they may be as large as the history
 ROWS: Final = 256  # read at once of a damaged table; where that fails, its halves
+ROWS_MAX: Final = 2**28  # a flipped bit may claim more; 10,000 new records a day get there in 70 years
 BATCH: Final = 200  # records per transaction: one wait for the disk each
+SMALLEST: Final = 512  # bytes: the smallest page that sqlite knows
 COMPANIONS: Final = ("-wal", "-shm")
 
 
@@ -38,7 +40,7 @@ def open_shelf(file: Path, rules: Rules[Any], *, now_us: Callable[[], int], pen:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if _mended(file).exists():  # the last run had made it and died before it was in place
             _swap(file, now_us())
-        if file.exists() and not file.stat().st_size:
+        if file.exists() and file.stat().st_size < SMALLEST:  # nothing to set aside: sqlite takes it for a new one
             log.warning("history.empty_file", file=str(file))
         file.touch(mode=0o600)
     except OSError as error:
@@ -132,7 +134,7 @@ def _readable_records(file: Path) -> Iterator[bytes]:
 
 def _readable_forks(file: Path) -> Iterator[tuple[bytes, bytes]]:
     def last(database: Database) -> int:
-        return database.rows("SELECT max(rowid) FROM forks")[0][0] or 0
+        return min(database.rows("SELECT max(rowid) FROM forks")[0][0] or 0, ROWS_MAX)
 
     for first, second in _readable(file, "SELECT first, second FROM forks WHERE rowid BETWEEN ? AND ?", last):
         if isinstance(first, bytes) and isinstance(second, bytes):
@@ -160,12 +162,18 @@ def _span(database: Database, between: str, first: int, last: int) -> Iterator[R
 
 
 def _last_row(database: Database) -> int:
-    """Return the highest row of the records, from the table or else from an index of it."""
-    for where in ("NOT INDEXED", "INDEXED BY records_by_expiry", "INDEXED BY records_by_time"):
+    """Return the highest row that the records ever had, as whatever part of the file can be read tells."""
+    for told in (
+        "SELECT max(seq) FROM sqlite_sequence WHERE name = 'records'",
+        "SELECT max(id) FROM records",
+        "SELECT max(id) FROM (SELECT id FROM records INDEXED BY records_by_expiry)",
+    ):
         try:
-            return database.rows(f"SELECT max(id) FROM (SELECT id FROM records {where})")[0][0] or 0  # noqa: S608 - constants
+            ((last,),) = database.rows(told)
         except Damaged:
             continue
+        if isinstance(last, int):
+            return min(last, ROWS_MAX)
     return 0
 
 

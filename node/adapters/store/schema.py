@@ -7,10 +7,11 @@ from typing import Final
 
 # Records. `hash` is SHA-256 of `sealed`; `cell` is what the retention rule compares within an author. `authors` has the
 # sums that quotas are judged by, and `digest`, SHA-256 of the key, by which the rule decides between equals. Triggers
-# keep the sums, so that no way of deleting can forget them; `authors` is entered where a record is.
+# keep the sums, so that no way of deleting can forget them; `authors` is entered where a record is. The highest row is
+# kept apart by AUTOINCREMENT, at the beginning of the file: salvage must know how far to look.
 _FIRST: Final = (
     """CREATE TABLE records (
-        id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         author BLOB NOT NULL,
         epoch INTEGER NOT NULL,
         seq INTEGER NOT NULL,

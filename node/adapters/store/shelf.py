@@ -76,7 +76,7 @@ class Shelf(Generic[B]):
         return reason if reason in self._rejected or len(self._rejected) < REASONS else OTHER
 
     def _judge(self, raw: bytes, now: int) -> Signed[B] | Admitted:
-        if len(raw) <= limits.RECORD_BYTES and (name := self._tables.named(sha256(raw).digest())):
+        if len(raw) <= limits.RECORD_BYTES and (name := self._tables.named(sha256(raw).digest(), now_us=now)):
             return Admitted(standing=Standing.KNOWN, name=name)  # cheap, so that repetition costs us nothing
         try:
             return verify_and_open(raw, self._rules.kind, swarm=self._rules.swarm, now_us=now)

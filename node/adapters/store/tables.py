@@ -53,11 +53,11 @@ class Tables:
 
     # -- what is there
 
-    def named(self, raw_hash: bytes) -> RecordName | None:
-        """Return the name of the record of this SHA-256; None where there is none."""
-        for author, epoch, seq in self._sql.rows("SELECT author, epoch, seq FROM records WHERE hash = ?", raw_hash):
-            return _name(author, epoch, seq)
-        return None
+    def named(self, raw_hash: bytes, *, now_us: int) -> RecordName | None:
+        """Return the name of the living record of this SHA-256; None where there is none."""
+        sql = "SELECT author, epoch, seq FROM records WHERE hash = ? AND expiry > ?"
+        found = self._sql.rows(sql, raw_hash, now_us)
+        return _name(*found[0]) if found else None
 
     def under(self, name: RecordName) -> bytes | None:
         """Return the sealed record of this name."""
