@@ -25,9 +25,13 @@ class Pace:
         self._most = accounts
         self._spent: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # how much, and when that was true
 
+    def has(self, who: Hashable, cost: float, now: float) -> bool:
+        """Tell whether there is as much left."""
+        return self._left(who, now) >= cost
+
     def take(self, who: Hashable, cost: float, now: float) -> bool:
         """Spend, if there is as much left; whether there was."""
-        if self._left(who, now) < cost:
+        if not self.has(who, cost, now):
             return False
         self.charge(who, cost, now)
         return True

@@ -222,18 +222,23 @@ class Replication:
         """Tell whether a message is to be taken in and passed on. Nobody is blamed: the port does not say who."""
         self._messages += 1
         self._bytes_gossip += len(data)
+        accepted: list[tuple[bytes, PeerId]] = []
+        verdicts: list[Verdict] = []
         try:
-            verdicts: list[Verdict] = []
             for sealed in gossip.unpack_records(data):
-                verdicts.append(self._judge_one(sealed))
+                verdicts.append(self._judge_one(sealed, accepted))
                 if verdicts[-1] is Verdict.REJECT:
                     return False
         except RemoteProtocolError as error:
             self._refused[error.reason.value] += 1
             return False
+        # Noted now and not before: packed with a bad one, a good record would else be kept from all.
+        for digest, author in accepted:
+            _keep(self._heard, digest, HEARD)
+            self._by_one.charge(author, 1.0, trio.current_time())
         return gossip.verdict_of_batch(verdicts) is Verdict.ACCEPT
 
-    def _judge_one(self, sealed: bytes) -> Verdict:
+    def _judge_one(self, sealed: bytes, accepted: list[tuple[bytes, PeerId]]) -> Verdict:
         now, digest = trio.current_time(), sha256(sealed).digest()
         if digest in self._heard or not self._verified.take(None, 1.0, now):
             return Verdict.IGNORE
@@ -245,9 +250,9 @@ class Replication:
         if reason := self._check(record):
             self._refused[reason] += 1
             return Verdict.REJECT
-        if not self._by_one.take(record.name.author, 1.0, now):
+        if not self._by_one.has(record.name.author, 1.0, now):
             return Verdict.IGNORE
-        _keep(self._heard, digest, HEARD)
+        accepted.append((digest, record.name.author))
         return Verdict.ACCEPT
 
     async def _hear(self, data: bytes) -> None:

@@ -69,13 +69,13 @@ class Puller:
     async def exchange(self, peer: PeerId) -> Outcome:
         """Compare with a peer and pull; takes `EXCHANGE` seconds at most. What was pulled stays, however it ends."""
         self._news = self._answers = 0
-        pull: Pull | None = None
         try:
             with trio.move_on_after(EXCHANGE):
                 pull = Pull((await self._intake.ledger()).digests(), skip=lambda held: self._skip(peer, held))
                 busy = await self._converse(peer, pull)
                 if busy is not None:
                     return self._ended(End.BUSY, wait=busy.wait_ms / 1000)
+                self._remember(peer, pull)
                 return self._ended(End.IN_VAIN if pull.in_vain else End.CUT_SHORT if pull.cut_short else End.WHOLE)
         except NotSpoken:
             return self._ended(End.NOT_SPOKEN)
@@ -88,9 +88,6 @@ class Puller:
             return self._ended(End.FAULT, str(error))
         except Unavailable as error:
             return self._ended(End.NO_ROOM, error.message)
-        finally:
-            if pull is not None:
-                self._remember(peer, pull)
         return self._ended(End.CUT_SHORT)
 
     def _ended(self, end: End, reason: str = "", *, wait: float = 0.0) -> Outcome:
