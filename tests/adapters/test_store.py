@@ -13,12 +13,14 @@ from random import Random
 import pytest
 
 from node.adapters.store.database import Damaged, Database
-from node.adapters.store.history import Query, StoredHistory, open_history, read_history
+from node.adapters.store.history import StoredHistory, open_history
 from node.adapters.store.pen import Pen
+from node.adapters.store.reader import read_history
 from node.adapters.store.rules import Rules
 from node.adapters.store.salvage import open_shelf
 from node.adapters.store.schema import STEPS
 from node.adapters.store.shelf import Shelf
+from node.adapters.store.tables import Query
 from node.errors import Unavailable
 from node.record_ports import Standing
 from protocol import limits, records
@@ -417,6 +419,12 @@ def test_a_full_disk_refuses_whole_batches_loses_nothing_and_recovers(tmp_path: 
     assert all_of(shelf) == {each for begin in acknowledged for each in MANY[begin : begin + 20]}
     assert not asides(file)
     shelf.close()
+
+
+def test_a_history_that_is_not_there_is_said_to_a_person(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="cannot be read"), read_history(tmp_path / "history.sqlite3"):
+        pass
+    assert not (tmp_path / "history.sqlite3").exists()
 
 
 def test_a_folder_that_cannot_be_is_said_to_a_person(tmp_path: Path) -> None:

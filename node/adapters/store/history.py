@@ -4,21 +4,20 @@ Knows no table and no rule. Callers queue in the order in which they came; each 
 is bounded by the wire. A call that has begun is not abandoned when its caller is cancelled: it ends with its disk.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import structlog
 import trio
 
-from node.adapters.store.database import Damaged, Database
+from node.adapters.store.database import Damaged
 from node.adapters.store.pen import Pen
 from node.adapters.store.rules import Rules
 from node.adapters.store.salvage import open_shelf
-from node.adapters.store.schema import STEPS
 from node.adapters.store.shelf import Shelf
-from node.adapters.store.tables import Listed, Query, Tables
+from node.adapters.store.tables import Listed, Query
 from node.record_ports import Admitted, HistoryFacts, Holding
 from protocol import limits
 from protocol.errors import LocalProtocolError
@@ -135,14 +134,3 @@ async def open_history(
         yield history
     finally:
         await history.close()
-
-
-@contextmanager
-def read_history(file: Path) -> Iterator[Tables]:
-    """Look into a history that a running node may be writing, without writing: for the command line.
-
-    Raises:
-        node.errors.Unavailable: there is none, or it cannot be read.
-    """
-    with Database(file, steps=STEPS, reading=True) as database:
-        yield Tables(database)
