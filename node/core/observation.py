@@ -184,6 +184,7 @@ def _column_of(path: str) -> str:
 
 # --- JSON Lines
 
+_HALF_A_PAIR: Final = re.compile("[\\ud800-\\udfff]")  # of surrogates: JSON can spell it, and it is no text
 _INT_END: Final = 2**63  # of what tables carry
 _NAME: Final = re.compile(rf"[A-Za-z][A-Za-z0-9_.]{{0,{NAME_CHARS - 1}}}")
 
@@ -226,7 +227,7 @@ def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _is_scalar(value: object) -> bool:
     if isinstance(value, str):
-        return all(not 0xD800 <= ord(char) < 0xE000 for char in value)  # half a surrogate pair is no text
+        return value.isascii() or not _HALF_A_PAIR.search(value)
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, int) and abs(value) < _INT_END)
