@@ -49,6 +49,7 @@ ALONE_FOR: Final[Mapping[End, float]] = {
     End.IN_VAIN: 120.0,
     End.FAULT: 600.0,
 }
+NEVER: Final = (float("-inf"), End.WHOLE)
 EMPTY_PROMISES: Final = "empty_promises"
 FORGIVEN: Final = 1024  # neighbours whose vain exchanges are remembered
 
@@ -165,7 +166,7 @@ class Replication:
         self._heard: OrderedDict[bytes, None] = OrderedDict()
         self._verified, self._by_one = Pace(VERIFIED), Pace(BY_ONE)
         self._fresh: dict[PeerId, None] = {}  # met, and not compared with since
-        self._alone: dict[PeerId, float] = {}  # until when
+        self._alone: dict[PeerId, tuple[float, End]] = {}  # until when, and why
         self._vain: OrderedDict[PeerId, None] = OrderedDict()
         self._met = trio.Event()
         self._ends: Counter[str] = Counter()
@@ -190,7 +191,9 @@ class Replication:
         self._table.own_came()
 
     def greeted(self, peer: PeerId) -> None:
-        """Note that a peer was met: it is compared with soon."""
+        """Note that a peer was met: it is compared with soon, unless it is at fault."""
+        if peer in self._alone and self._alone[peer][1] in (End.SILENT, End.BUSY):
+            del self._alone[peer]
         self._fresh[peer] = None
         self._met.set()
 
@@ -250,9 +253,10 @@ class Replication:
         if reason := self._check(record):
             self._refused[reason] += 1
             return Verdict.REJECT
-        if not self._by_one.has(record.name.author, 1.0, now):
+        author = record.name.author
+        if author in self._intake.quarantined or not self._by_one.has(author, 1.0, now):
             return Verdict.IGNORE
-        accepted.append((digest, record.name.author))
+        accepted.append((digest, author))
         return Verdict.ACCEPT
 
     async def _hear(self, data: bytes) -> None:
@@ -305,7 +309,7 @@ class Replication:
             self._fresh.pop(peer, None)
             outcome = await self._puller.exchange(peer)
             self._note(peer, outcome)
-            brought = outcome.news and outcome.end in (End.WHOLE, End.CUT_SHORT)
+            brought = outcome.news and outcome.end in (End.WHOLE, End.CUT_SHORT, End.BUSY)
             pause = self._between(SOON_FIRST, SOON_LAST) if brought else self._between(FIRST, LAST)
             if outcome.end is End.NO_ROOM:
                 log.warning("replicate.no_room", reason=outcome.reason)
@@ -333,9 +337,9 @@ class Replication:
     def _choosable(self, peers: Collection[PeerId]) -> list[PeerId]:
         here, now = frozenset(self._neighbours()), trio.current_time()
         if len(self._alone) > len(here):
-            self._alone = {peer: until for peer, until in self._alone.items() if until > now}
+            self._alone = {peer: until for peer, until in self._alone.items() if until[0] > now}
         self._fresh = {peer: None for peer in self._fresh if peer in here}
-        return sorted(peer for peer in peers if peer in here and self._alone.get(peer, 0.0) <= now)
+        return sorted(peer for peer in peers if peer in here and self._alone.get(peer, NEVER)[0] <= now)
 
     def _note(self, peer: PeerId, outcome: Outcome) -> None:
         self._ends[outcome.end.value] += 1
@@ -344,7 +348,7 @@ class Replication:
         if outcome.end is End.CUT_SHORT and not outcome.news:
             alone = ALONE_FOR[End.SILENT]  # it took all its time and brought nothing
         if alone:
-            self._alone[peer] = trio.current_time() + alone
+            self._alone[peer] = trio.current_time() + alone, outcome.end
         if outcome.end is End.IN_VAIN:
             if peer in self._vain:  # once may be a moment's misfortune: it dropped what it had just listed
                 self._blame(peer, EMPTY_PROMISES)

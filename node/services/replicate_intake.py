@@ -3,7 +3,7 @@
 Knows no stream, no gossip and no neighbour: whoever brought records is a name that is held to what it brought.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,10 +20,12 @@ from protocol.history import Held
 from protocol.ids import PeerId, RecordName
 
 # What an honest node may hold that this one refuses: its clock, its version, its moment are others.
+QUARANTINED: Final = "quarantined"
 BLAMELESS: Final = frozenset(reason.value for reason in Reason if verdict_of(reason) is Verdict.IGNORE) | {
-    "quarantined",
+    QUARANTINED,
     "not_retained",
 }
+REMEMBERED: Final = 4096  # authors in quarantine; the history knows all of them
 FORK: Final = "fork"
 AT_LEAST: Final = 2.0  # s between two full looks at what is held
 SHARE: Final = 0.05  # of the time that full looks may take: of 100,000 authors one takes half a second
@@ -72,6 +74,7 @@ class Intake:
         self._stale = True
         self._look_at = float("-inf")
         self.rejected: Counter[str] = Counter()
+        self.quarantined: OrderedDict[PeerId, None] = OrderedDict()  # of late: what they say is not passed on
         self.new = self.known = self.forks = self.bytes = 0
 
     async def take(self, sealed: Sequence[bytes], *, via: PeerId) -> Taken:
@@ -113,6 +116,7 @@ class Intake:
             self._blame(via, offence)
         for name, raw in forked:
             self.forks += 1
+            self._quarantine(name.author)
             self._blame(name.author, FORK)
             self._forked(name, raw)
         return Taken(news=tuple(news), known=known, offence=offence, forked=tuple(forked))
@@ -122,9 +126,16 @@ class Intake:
         for each in verdicts:
             if each.standing is Standing.REJECTED:
                 self.rejected[each.reason] += 1
+                if each.reason == QUARANTINED and each.name is not None:
+                    self._quarantine(each.name.author)
                 if each.reason not in BLAMELESS:
                     offence = each.reason
         return offence
+
+    def _quarantine(self, author: PeerId) -> None:
+        self.quarantined[author] = None
+        if len(self.quarantined) > REMEMBERED:
+            self.quarantined.popitem(last=False)
 
     # -- what is held
 
