@@ -218,7 +218,7 @@ def test_flipped_bits_never_reach_anybody_and_the_rest_is_served(file: Path) -> 
     for round_ in range(40):
         torn = bytearray(whole)
         for _ in range(luck.choice([1, 1, 4])):
-            torn[luck.randrange(4096 if round_ < 5 else 0, len(torn))] ^= 1 << luck.randrange(8)
+            torn[luck.randrange(8192 if round_ < 5 else 0, len(torn))] ^= 1 << luck.randrange(8)
         fresh_start(file, bytes(torn))
         shelf = shelf_in(file)
         held = all_of(shelf)
@@ -228,7 +228,7 @@ def test_flipped_bits_never_reach_anybody_and_the_rest_is_served(file: Path) -> 
         assert all_of(shelf) == set(MANY)
         shelf.close()
         saved.append(len(held))
-    assert min(saved) > 250, saved  # a leaf of a table has three records
+    assert min(saved) > 250, saved  # a leaf of a table has seven records
 
 
 def test_a_file_that_was_cut_off_is_set_aside_and_what_can_be_read_is_kept(file: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_file_that_was_cut_off_is_set_aside_and_what_can_be_read_is_kept(file:
         shelf = shelf_in(file)
         held = all_of(shelf)
         assert held <= set(MANY)
-        assert asides(file) or not share or len(held) == 300  # an empty file is a new one
+        assert asides(file) or not share or len(held) >= 293  # an empty file is new; of a cut page, records are dropped
         kept[share] = len(held)
         shelf.close()
     assert kept[0.999] > 280
@@ -258,7 +258,7 @@ def test_what_is_no_history_is_set_aside(content: bytes, tmp_path: Path) -> None
 
 
 def test_the_proof_of_a_fork_survives_damage(file: Path) -> None:
-    torn = file.read_bytes()[:-4096]
+    torn = file.read_bytes()[:-8192]
     fresh_start(file, torn)
     shelf = shelf_in(file)
     assert asides(file)
@@ -329,7 +329,7 @@ def tear(file: Path, *, keep: float) -> None:
     beside.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     beside.close()
     size = file.stat().st_size
-    os.truncate(file, int(size * keep) // 4096 * 4096)
+    os.truncate(file, int(size * keep) // 8192 * 8192)
 
 
 def forget_pages(shelf: Shelf[Note]) -> None:
@@ -387,7 +387,7 @@ from node.errors import Unavailable
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 file = Path(sys.argv[1])
 shelf = shelf_in(file)
-resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
 refused = []
 for begin in range(0, 300, 20):
     batch = MANY[begin : begin + 20]

@@ -12,6 +12,9 @@ from typing import Any, Final, Self
 
 from node.errors import Unavailable
 
+# A record of 2 KiB fills half a page of sqlite's usual 4 KiB and leaves the other half empty: a third of the file is
+# saved by this, for a tenth more work on the indexes.
+PAGE_BYTES: Final = 8192
 CACHE_KIB: Final = 16 * 1024  # pages in memory: the upper parts of all indexes of a million records
 LOG_BYTES: Final = 16 * 1024 * 1024  # what the write-ahead log is cut back to: four times its usual size
 NEWEST: Final = 1000  # versions of the schema that there may ever be; a higher number is a flipped bit
@@ -66,6 +69,7 @@ class Database:
         if steps is None:
             return
         if not reading:
+            self.rows(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file; an old one keeps its own
             self.rows("PRAGMA journal_mode = WAL")
             self.rows("PRAGMA synchronous = FULL")  # each commit waits for the disk: what was acknowledged survives
             self.rows(f"PRAGMA journal_size_limit = {LOG_BYTES}")

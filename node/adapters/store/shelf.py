@@ -85,8 +85,10 @@ class Shelf(Generic[B]):
 
     def _place(self, signed: Signed[B], now: int, touched: set[Head]) -> Admitted:
         name = signed.name
-        if (raw := self._tables.under(name)) and (held := self._archived(raw)):
-            return self._meet(signed, held, now, touched)
+        if raw := self._tables.under(name):
+            if held := self._archived(raw):
+                return self._meet(signed, held, now, touched)
+            self._tables.remove(name)  # the disk has changed it
         if self._tables.quarantined(name.author):
             return Admitted(standing=Standing.REJECTED, name=name, reason=QUARANTINED)
         if reason := self._rules.check(signed):
@@ -101,12 +103,11 @@ class Shelf(Generic[B]):
             return Admitted(standing=Standing.FORK, name=signed.name)
         if signed.sealed < held.sealed:
             # An author can make several valid signatures of one body. Everybody keeps the same: the smallest.
+            self._tables.remove(signed.name)
             self._put(signed, touched)
         return Admitted(standing=Standing.KNOWN, name=signed.name)
 
     def _put(self, signed: Signed[B], touched: set[Head]) -> None:
-        """Keep a record; what is under its name goes: another signature, or what the disk made of it."""
-        self._tables.remove(signed.name)
         raw = signed.sealed
         self._tables.insert(signed.body.stamp, raw, sha256(raw).digest(), self._rules.cell(signed))
         touched.add((signed.name.author.key, signed.name.epoch.start_us))
