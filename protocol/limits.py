@@ -47,8 +47,8 @@ BLOB_BYTES: Final = FRAME_BYTES  # one byte string: the frame bounds it
 
 # -- records
 
-# A performance record is about 1 KiB, an advert with 16 addresses about 4 KiB. 16 KiB bounds what one author can
-# make everybody store and forward with one signature, and 64 of them fit into a gossip message.
+# A performance record is about 2 KiB, an advert with 16 addresses about 4 KiB. 16 KiB bounds what one author can
+# make everybody store and forward with one signature; 64 ordinary ones fit into a gossip message.
 RECORD_BYTES: Final = 16 * KIB
 KIND_CHARS: Final = 32  # name of a kind of record, part of the signature's prefix
 # How far a sender's clock may be ahead of ours. Machines without NTP drift by seconds a day; five minutes is what
@@ -124,10 +124,40 @@ LOAD_FRESH_US: Final = 2 * SECOND_US  # older than that a candidate is asked: a 
 
 # One gossip message. The whole RPC may have 1 MiB, and may carry several messages and their signatures.
 GOSSIP_BYTES: Final = 512 * KIB
-BATCH_RECORDS: Final = 64  # of a gossip message: 64 ordinary ones are 64 KiB and 10 ms of verifying
+BATCH_RECORDS: Final = 64  # of a gossip message: 64 ordinary ones are 128 KiB and 20 ms of verifying
 DHT_KEY_CHARS: Final = 192  # the longest, of a batch in a swarm of the longest name, has 165
 DHT_LIFETIME_US: Final = 2 * DAY_US  # heads and batches: the table forgets after one day, so authors say them anew
 COUNT_MAX: Final = EXACT_INT_MAX  # records that an author says to keep
+
+# -- performance records
+
+PERFORMANCE_BYTES: Final = 8 * KIB  # one body: twice one in which every field of this version is set
+PERFORMANCE_VALUES: Final = 512  # values in it: one in which every field is set has 300
+PPM: Final = 1_000_000  # a share is parts per million: the whole of it
+DURATION_MAX_US: Final = 31 * DAY_US  # of any time that is told: nothing that is measured lasts longer
+# What a value in thousandths or millionths of its unit may be: it survives the way to a double in that unit and back
+# exactly, with a factor of two to spare.
+SCALED_MAX: Final = 2**50 - 1
+PAIR_BYTES: Final = 16  # names runs that were measured side by side: as random as a UUID
+EXTRAS: Final = 16  # entries of a strategy's `engine_extra`: a handful is in use
+PARALLEL_MAX: Final = 4096  # devices that one engine spans; the largest deployments have hundreds
+
+# -- the exchange of histories, and what of a history is retained
+
+HISTORY_BUCKETS: Final = 256  # 100,000 authors are 400 a bucket: one that differs is listed in two pages
+HISTORY_RANGES: Final = 1024  # of one author and epoch: as many as its records may be, so that none can hide
+HISTORY_HOLDINGS: Final = 256  # authors and epochs in one listing: 40 KiB of ordinary ones
+HISTORY_WANTS: Final = 64  # authors and epochs asked of in one fetch
+HISTORY_WANT_RANGES: Final = 64  # of each: what has more holes is asked for in turns
+HISTORY_RECORDS: Final = 256  # in one page: 0.1 s of verifying, and so seldom more turns than that in a second
+HISTORY_PAGE_BYTES: Final = 512 * KIB  # of records in one page: half a frame; ordinary ones are 256 KiB
+HISTORY_ASK_BYTES: Final = 128 * KIB  # one question: 64 wants of 64 ranges are 77 KiB
+HISTORY_VALUES: Final = 16 * KIB  # in one message: a listing of 256 has 2,400 and the bounds of its ranges
+HISTORY_WAIT_MAX_MS: Final = 600_000  # "come back later" beyond ten minutes is a no
+# What every node retains must be the same everywhere, so these are part of the wire. An author measures some hundreds
+# of cells; what is newest in each comes first (node/core/retention.py). All of it is 256 MiB of ordinary records.
+AUTHOR_RECORDS: Final = 1024
+RETAINED_RECORDS: Final = 256 * KIB
 
 # -- errors
 
@@ -161,3 +191,6 @@ RECORD: Final = Bounds(size=RECORD_BYTES, blob=RECORD_BYTES)
 HELLO: Final = Bounds(size=HELLO_BYTES, depth=4, values=512, items=64, text=KIB, blob=KIB)
 LOAD: Final = Bounds(size=LOAD_BYTES, depth=4, values=128, items=64, text=KIB, blob=KIB)
 GOSSIP: Final = Bounds(size=GOSSIP_BYTES, depth=3, values=256, items=BATCH_RECORDS, blob=RECORD_BYTES)
+HISTORY: Final = Bounds(
+    size=FRAME_BYTES, depth=6, values=HISTORY_VALUES, items=2 * HISTORY_RANGES, text=KIB, blob=RECORD_BYTES
+)

@@ -258,10 +258,11 @@ class Items(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Named(Generic[T]):
-    """At most `most` values under one rule, by short names that the sender chooses (`_NAME`)."""
+    """At most `most` values under one rule, by short names that the sender chooses, each of the form `names`."""
 
     rule: Rule[T]
     most: int
+    names: re.Pattern[str] = _NAME
 
     def load(self, value: Value) -> Mapping[str, T]:
         """See `Rule`."""
@@ -277,8 +278,8 @@ class Named(Generic[T]):
     def _hold(self, names: Mapping[str, object]) -> None:
         if len(names) > self.most:
             raise Flaw(Reason.OUT_OF_BOUNDS, f"{len(names)} entries where {self.most} are allowed")
-        if not all(map(_NAME.fullmatch, names)):
-            raise Flaw(Reason.MALFORMED, f"a name is not of the form {_NAME.pattern}")
+        if not all(map(self.names.fullmatch, names)):
+            raise Flaw(Reason.MALFORMED, f"a name is not of the form {self.names.pattern}")
 
 
 @dataclass(frozen=True, slots=True)

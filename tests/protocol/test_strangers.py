@@ -9,14 +9,16 @@ from random import Random
 
 import pytest
 
-from protocol import dht, gossip, hello, inference_events, load
+from protocol import dht, gossip, hello, history, inference_events, load
 from protocol.dialogue import Dialogue, Role
 from protocol.errors import RemoteProtocolError
 from protocol.hello import Greeting
 from protocol.ids import PUBLIC_SWARM
 from protocol.inference import Exchange
 from protocol.inference import Role as InferenceRole
-from tests.protocol import samples, swarm_samples
+from protocol.performance import PERFORMANCE
+from protocol.records import verify_and_open
+from tests.protocol import history_samples, performance_samples, samples, swarm_samples
 
 STRINGS = 10_000
 NOW = samples.NOW
@@ -25,14 +27,23 @@ HONEST = [
     load.SCRIPT.vocabulary.encode(swarm_samples.LOADS["report"]),
     swarm_samples.advert().sealed,
     swarm_samples.head().sealed,
+    performance_samples.performance().sealed,
     gossip.pack_records([swarm_samples.head().sealed] * 3)[0],
     inference_events.encode(samples.ASK),
+    history.SCRIPT.vocabulary.encode(history_samples.MESSAGES["fetch of two"]),
+    history.SCRIPT.vocabulary.encode(history_samples.MESSAGES["holdings"]),
 ]
 
 
 def asked() -> Dialogue[load.State, load.Message]:
     dialogue: Dialogue[load.State, load.Message] = Dialogue(load.SCRIPT, Role.OPENER)
     dialogue.say(load.Poll())
+    return dialogue
+
+
+def listing() -> Dialogue[history.State, history.Message]:
+    dialogue: Dialogue[history.State, history.Message] = Dialogue(history.SCRIPT, Role.OPENER)
+    dialogue.say(history.List(buckets=bytes(32)))
     return dialogue
 
 
@@ -48,10 +59,13 @@ HANDLERS: dict[str, Callable[[bytes], object]] = {
     "load, told": answered,
     "advert": lambda raw: gossip.open_advert(raw, swarm=PUBLIC_SWARM, now_us=NOW),
     "records": gossip.unpack_records,
+    "performance": lambda raw: verify_and_open(raw, PERFORMANCE, swarm=PUBLIC_SWARM, now_us=NOW),
     "table, value": lambda raw: dht.validate(
         str(dht.head_key(PUBLIC_SWARM, samples.AUTHOR)), raw, swarm=PUBLIC_SWARM, now_us=NOW
     ),
     "table, key": lambda raw: dht.parse_key(raw.decode("latin1")),
+    "history, asked": lambda raw: Dialogue(history.SCRIPT, Role.ANSWERER).hear(raw),
+    "history, told": lambda raw: listing().hear(raw),
     "inference": lambda raw: Exchange(InferenceRole.SERVER).hear(raw),
 }
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from protocol import dht, gossip, hello, limits, load, records, schema, wire
+from protocol import dht, gossip, hello, history, limits, load, records, schema, wire
 from protocol.addresses import parse_address
 from protocol.advert import ADVERT, Advert
 from protocol.dialogue import Role
@@ -13,14 +13,18 @@ from protocol.errors import Reason, RemoteProtocolError
 from protocol.gossip import Verdict
 from protocol.hello import Greeting, Hello, Part, PartCode, Settled
 from protocol.ids import PUBLIC_SWARM, Epoch, RecordName, SwarmId
-from tests.protocol import samples, swarm_samples
+from tests.protocol import history_samples, samples, swarm_samples
 from tests.protocol.pages import PAGES, filled
 from tests.protocol.test_vectors import cases
 from tests.vectors.cases_greeting import no_room
 from tests.vectors.forms import from_json
 from tests.vectors.make import HERE
 
-SPOKEN = {"hello.json": (hello.SCRIPT, swarm_samples.HELLOS), "load.json": (load.SCRIPT, swarm_samples.LOADS)}
+SPOKEN: dict[str, tuple[Any, Any]] = {
+    "hello.json": (hello.SCRIPT, swarm_samples.HELLOS),
+    "load.json": (load.SCRIPT, swarm_samples.LOADS),
+    "history.json": (history.SCRIPT, history_samples.MESSAGES),
+}
 
 
 def tagged(group: str) -> list[Any]:
@@ -78,6 +82,36 @@ def test_figures_mean_this(case: dict[str, Any]) -> None:
         return
     reading = load.read_figures(case["figures"])
     assert (reading.to_figures(), reading.open) == (case["reading"], case["open"])
+
+
+def test_holdings_have_these_digests() -> None:
+    known = vectors("history.json")["digests"]
+    digests = []
+    for index in range(limits.HISTORY_BUCKETS):
+        inside = [case for case in known["authors"] if case["bucket"] == index]
+        authors = []
+        for case in inside:
+            held = [schema.read(history.Held, from_json(one)) for one in case["held"]]
+            assert history.author_digest(held).hex() == case["digest"]
+            assert history.bucket_of(held[0].author) == index
+            authors.append((held[0].author, bytes.fromhex(case["digest"])))
+        digests.append(history.bucket_digest(authors))
+        if inside:
+            assert digests[-1].hex() == known["buckets"][str(index)]
+    assert digests[0].hex() == known["empty_bucket"]
+    assert history.root(b"".join(digests)).hex() == known["root"]
+
+
+@pytest.mark.parametrize("case", cases("history.json", "exchanges"))
+def test_an_answer_to_its_question_is_taken_or_refused_for_this_reason(case: dict[str, Any]) -> None:
+    asked = history.SCRIPT.vocabulary.decode(bytes.fromhex(case["question"]))
+    said = history.SCRIPT.vocabulary.decode(bytes.fromhex(case["answer"]))
+    if "reason" in case:
+        with pytest.raises(RemoteProtocolError) as caught:
+            history_samples.hold(asked, said)
+        assert caught.value.reason == case["reason"]
+        return
+    assert [schema.write(want) for want in history_samples.hold(asked, said)] == from_json(case["rest"])
 
 
 @pytest.mark.parametrize("case", cases("advert.json", "valid"))
@@ -167,7 +201,7 @@ def test_the_longest_key_fits() -> None:
     assert f"the longest has {len(key)} |" in (PAGES / "dht.md").read_text()
 
 
-@pytest.mark.parametrize("page", ["hello.md", "load.md"])
+@pytest.mark.parametrize("page", ["hello.md", "history.md", "load.md"])
 def test_the_page_has_the_table_that_the_code_has(page: str) -> None:
     text = (PAGES / page).read_text()
     assert filled(text, page) == text

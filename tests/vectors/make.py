@@ -9,7 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.vectors import cases_greeting, cases_ids, cases_inference, cases_records, cases_swarm, cases_wire
+from tests.vectors import (
+    cases_greeting,
+    cases_history,
+    cases_ids,
+    cases_inference,
+    cases_performance,
+    cases_records,
+    cases_swarm,
+    cases_wire,
+)
 from tests.vectors.forms import Json
 
 HERE: Final = Path(__file__).parent
@@ -24,7 +33,9 @@ FILES: Final[dict[str, Callable[[], Json]]] = {
     "load.json": cases_greeting.load_vectors,
     "advert.json": cases_swarm.advert_vectors,
     "gossip.json": cases_swarm.gossip_vectors,
+    "history.json": cases_history.history_vectors,
     "dht.json": cases_swarm.dht_vectors,
+    "performance.json": cases_performance.performance_vectors,
 }
 
 

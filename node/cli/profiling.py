@@ -1,0 +1,295 @@
+"""What `metainf profile` does: looks at the hardware, measures where that is wanted, keeps it and tells it.
+
+Imported when it is asked for and not before: it brings trio and rich along.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from node.adapters import cpu, nvml, profile_file, system
+from node.adapters.engine.measure import Interpreter, engine_threads, inspect, measure
+from node.cli import control_client
+from node.core.profile import (
+    BUSY_SHARE,
+    METHOD,
+    NOISY_SPREAD,
+    Conditions,
+    Cpu,
+    Figure,
+    Gpu,
+    Hardware,
+    Measurement,
+    Profile,
+    Tools,
+    reason_to_measure,
+)
+from node.errors import EngineUnavailable, ExitCode, NodeError
+from node.places import Places
+from node.settings import EngineSection
+
+ALIVE = ("preparing", "starting", "ready", "draining", "stopping")  # an engine's process has cores and memory
+TITLES = {"gemv": "GEMV", "gemm": "GEMM", "copy": "copy", "attention": "decode attention", "allreduce": "all-reduce"}
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
+
+Tell = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command line asked for."""
+
+    engine: EngineSection
+    again: bool
+    seconds: float
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A profile to be shown. `note` says why it was measured now, or why it has no figures; `failed`: the latter."""
+
+    profile: Profile
+    reused: bool = False
+    note: str = ""
+    remedy: str = ""
+    failed: bool = False
+
+
+def show_profile(where: Places, wish: Wish) -> int:
+    """Find the profile out and print it; return the exit code."""
+    outcome = find_out(where, wish)
+    if wish.as_json:
+        content = msgspec.to_builtins(outcome.profile)
+        click.echo(json.dumps({**content, "reused": outcome.reused, "note": outcome.note}, indent=2))
+    else:
+        for line in _lines(outcome.profile):
+            click.echo(line)
+    if outcome.failed:
+        click.secho(f"not measured: {outcome.note}", err=True, fg="red")
+        if outcome.remedy:
+            click.echo(f"   do: {outcome.remedy}", err=True)
+    elif outcome.profile.measurement is None:
+        click.echo(f"not measured: {outcome.note}", err=True)
+    return ExitCode.FAILURE if outcome.failed else ExitCode.OK
+
+
+def hardware_now() -> Hardware:
+    """Return what this machine is."""
+    machine = system.LocalMachine()
+    gpus = nvml.survey()
+    return Hardware(
+        cpu=cpu.survey(cores=machine.cpu_cores(), memory_bytes=machine.memory_total()),
+        gpus=gpus.devices,
+        driver=gpus.driver,
+        cuda=gpus.cuda,
+        gpu_trouble=gpus.trouble,
+    )
+
+
+def find_out(where: Places, wish: Wish) -> Outcome:
+    """Return the profile: the kept one, or a new one where that is wanted or needed. Progress goes to stderr."""
+    hardware = hardware_now()
+    if not wish.engine.enabled or wish.engine.url is not None:
+        return Outcome(profile=Profile(hardware=hardware), note="this node runs no engine of its own")
+    file = where.cache / profile_file.NAME
+    kept = profile_file.load(file)
+    try:
+        engine = trio.run(inspect, Path(wish.engine.python or sys.executable))
+        tools = Tools(
+            torch=engine.torch,
+            build=engine.install.build,
+            threads=engine_threads(hardware.cpu.cores),
+            engine_running=_engine_runs(where),
+        )
+        reason = reason_to_measure(kept, hardware, tools, now_us=_now_us())
+        if kept is not None and not reason and not wish.again:
+            return Outcome(profile=kept, reused=True)
+        if tools.engine_running:
+            click.echo("a node runs here with its engine: the figures are taken beside it, and marked", err=True)
+        note = reason or "asked for"
+        click.echo(f"measuring: {note}", err=True)
+        measurement = _measure(engine, hardware, tools, wish.seconds)
+    except EngineUnavailable as error:
+        profile = Profile(hardware=hardware)
+        return Outcome(profile=profile, note=error.message, remedy=error.remedy, failed=True)
+    profile = Profile(hardware=hardware, measurement=measurement)
+    profile_file.save(file, profile)
+    return Outcome(profile=profile, note=note)
+
+
+def _measure(engine: Interpreter, hardware: Hardware, tools: Tools, seconds: float) -> Measurement:
+    clocks = [gpu.sm_clock_mhz or 0 for gpu in hardware.gpus]
+
+    def watch_clocks() -> None:
+        if tools.build == "cuda":  # idle GPUs clock down: only a look while they work says anything
+            seen = [gpu.sm_clock_mhz or 0 for gpu in nvml.survey().devices]
+            clocks[:] = [max(pair) for pair in zip(clocks, seen, strict=False)]
+
+    with _progress() as tell:
+
+        def heard(doing: str, share: float) -> None:
+            tell(doing, share)
+            watch_clocks()
+
+        async def measured() -> Measurement:
+            found = await measure(engine, threads=tools.threads, tell=heard, seconds=seconds)
+            conditions = Conditions(
+                time_us=_now_us(),
+                torch=tools.torch,
+                build=tools.build,
+                threads=tools.threads,
+                method=METHOD,
+                seconds=found.seconds,
+                engine_running=tools.engine_running,
+                foreign_cpu=found.foreign_cpu,
+                sm_clocks_mhz=tuple(clocks) if tools.build == "cuda" else (),
+            )
+            return Measurement(conditions=conditions, figures=found.figures, absent=found.absent)
+
+        return trio.run(measured)
+
+
+def _engine_runs(where: Places) -> bool:
+    try:
+        return control_client.get_json(where.control_socket, "/status")["engine"]["state"] in ALIVE
+    except (NodeError, KeyError, TypeError):
+        return False
+
+
+def _now_us() -> int:
+    return int(datetime.now(UTC).timestamp() * 1_000_000)
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    """Show a bar on a terminal; elsewhere one line for each thing that is done."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        last = ""
+
+        def say(doing: str, share: float) -> None:
+            nonlocal last
+            if doing != last:
+                click.echo(f"  {doing}", err=True)
+            last = doing
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda doing, share: bar.update(task, description=doing, completed=share)
+
+
+def _lines(profile: Profile) -> Iterator[str]:
+    yield f"CPU       {_cpu_words(profile.hardware.cpu)}"
+    if profile.hardware.cpu.isa:
+        yield f"          {' '.join(profile.hardware.cpu.isa)}"
+    yield from _gpu_lines(profile.hardware)
+    if profile.measurement is None:
+        return
+    conditions = profile.measurement.conditions
+    when = datetime.fromtimestamp(conditions.time_us / 1e6, UTC).astimezone()
+    threads = "1 thread" if conditions.threads == 1 else f"{conditions.threads} threads"
+    on = f"on the CPU, {threads}" if conditions.build == "cpu" else "on the GPU"
+    yield f"measured  {when:%Y-%m-%d %H:%M}, torch {conditions.torch} {on}, in {conditions.seconds:.1f} s"
+    yield from _doubts(profile.measurement)
+    yield ""
+    yield from _table(profile.measurement)
+
+
+def _cpu_words(found: Cpu) -> str:
+    words = [found.name or found.architecture, f"{found.cores} cores"]
+    if found.quota_cores is not None:
+        words.append(f"limited to {found.quota_cores:g}")
+    words.append(f"{found.memory_bytes / 2**30:.1f} GiB")
+    if found.cache_bytes:
+        words.append(f"{found.cache_bytes / 2**20:.0f} MiB cache")
+    if found.clock_max_mhz:
+        words.append(f"up to {found.clock_max_mhz} MHz")
+    if found.governors:
+        words.append(f"governor {' and '.join(found.governors)}")
+    if found.virtual:
+        words.append("a virtual machine's")
+    return ", ".join(words)
+
+
+def _gpu_lines(hardware: Hardware) -> Iterator[str]:
+    if not hardware.gpus:
+        yield f"GPU       none: {hardware.gpu_trouble or 'the driver shows none'}"
+        return
+    for index, gpu in enumerate(hardware.gpus):
+        yield f"GPU {index:<5} {_gpu_words(gpu)}"
+    yield f"driver    {hardware.driver}" + (f", CUDA {hardware.cuda}" if hardware.cuda else "")
+    if hardware.gpu_trouble:
+        yield f"          {hardware.gpu_trouble}"
+
+
+def _gpu_words(gpu: Gpu) -> str:
+    facts: list[tuple[object, str]] = [
+        (gpu.memory_bytes, f"{(gpu.memory_bytes or 0) / 2**30:.0f} GiB"),
+        (gpu.capability, f"compute {gpu.capability}"),
+        (gpu.sm_clock_max_mhz, f"up to {gpu.sm_clock_max_mhz} MHz"),
+        (gpu.power_limit_mw, f"{(gpu.power_limit_mw or 0) / 1000:.0f} W"),
+        (gpu.temperature_c, f"{gpu.temperature_c} °C"),
+        (gpu.pcie_generation, f"PCIe {gpu.pcie_generation} x{gpu.pcie_width or '?'}"),
+        (gpu.nvlinks, f"{gpu.nvlinks} NVLinks"),
+        (gpu.mig, f"cut into {len(gpu.mig_slices_bytes)} MIG slices"),
+        (gpu.ecc, "ECC"),
+        (gpu.processes, f"{gpu.processes} processes on it with {(gpu.processes_memory_bytes or 0) / 2**30:.1f} GiB"),
+    ]
+    return ", ".join([gpu.name, *(words for known, words in facts if known)])
+
+
+def _doubts(measurement: Measurement) -> Iterator[str]:
+    conditions = measurement.conditions
+    if conditions.engine_running:
+        yield "   note: measured beside the node's engine; stop it and use --again for figures of the bare machine"
+    if conditions.foreign_cpu is not None and conditions.foreign_cpu > BUSY_SHARE:
+        yield f"   note: other programs had {conditions.foreign_cpu:.0%} of the CPU; try --again when it is idle"
+    noisy = [figure for figure in measurement.figures if figure.spread > NOISY_SPREAD]
+    if noisy:
+        yield f"   note: {len(noisy)} of {len(measurement.figures)} figures spread by more than {NOISY_SPREAD:.0%}"
+
+
+def _table(measurement: Measurement) -> Iterator[str]:
+    rows = [("", "", "", "median", "spread", "samples")]
+    rows += [_row(figure) for figure in measurement.figures]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        left = [text.ljust(width) for text, width in zip(row[:3], widths[:3], strict=True)]
+        right = [text.rjust(width) for text, width in zip(row[3:], widths[3:], strict=True)]
+        yield "  ".join([*left, *right]).rstrip()
+    for each in measurement.absent:
+        yield f"{TITLES[each.kind]} {each.dtype}: not here ({each.reason})"
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    samples = f"{figure.samples}" + (f" of {figure.samples + figure.disturbed}" if figure.disturbed else "")
+    where = "" if figure.device == "cpu" else f" on {figure.device}"
+    return (
+        TITLES[figure.kind] + where,
+        figure.dtype,
+        figure.shape,
+        _amount(figure),
+        f"{figure.spread:.1%}",
+        samples,
+    )
+
+
+def _amount(figure: Figure) -> str:
+    if figure.unit == "s":
+        return f"{figure.median * 1e6:.1f} us"
+    scale, prefix = next((each for each in PREFIXES if figure.median >= each[0]), PREFIXES[-1])
+    return f"{figure.median / scale:.2f} {prefix}{figure.unit}"
