@@ -51,6 +51,7 @@ ALONE_FOR: Final[Mapping[End, float]] = {
 }
 NEVER: Final = (float("-inf"), End.WHOLE)
 EMPTY_PROMISES: Final = "empty_promises"
+BAD_GOSSIP: Final = "bad_gossip"
 FORGIVEN: Final = 1024  # neighbours whose vain exchanges are remembered
 
 K = TypeVar("K")
@@ -221,8 +222,8 @@ class Replication:
 
     # -- gossip
 
-    def _judge(self, data: bytes) -> bool:
-        """Tell whether a message is to be taken in and passed on. Nobody is blamed: the port does not say who."""
+    def _judge(self, data: bytes, via: PeerId | None) -> bool:
+        """Tell whether a message is to be taken in and passed on; who brings what no honest node would is blamed."""
         self._messages += 1
         self._bytes_gossip += len(data)
         accepted: list[tuple[bytes, PeerId]] = []
@@ -231,15 +232,20 @@ class Replication:
             for sealed in gossip.unpack_records(data):
                 verdicts.append(self._judge_one(sealed, accepted))
                 if verdicts[-1] is Verdict.REJECT:
-                    return False
+                    return self._reject(via)
         except RemoteProtocolError as error:
             self._refused[error.reason.value] += 1
-            return False
+            return self._reject(via)
         # Noted now and not before: packed with a bad one, a good record would else be kept from all.
         for digest, author in accepted:
             _keep(self._heard, digest, HEARD)
             self._by_one.charge(author, 1.0, trio.current_time())
         return gossip.verdict_of_batch(verdicts) is Verdict.ACCEPT
+
+    def _reject(self, via: PeerId | None) -> bool:
+        if via is not None:
+            self._blame(via, BAD_GOSSIP)
+        return False
 
     def _judge_one(self, sealed: bytes, accepted: list[tuple[bytes, PeerId]]) -> Verdict:
         now, digest = trio.current_time(), sha256(sealed).digest()

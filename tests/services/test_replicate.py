@@ -374,7 +374,7 @@ async def test_who_has_not_greeted_is_not_answered(autojump_clock: MockClock) ->
 
 def hears(node: Replica, swarm: Swarm, data: bytes) -> bool:
     judge, _ = swarm.air.ears[node.me, TOPIC]
-    return judge(data)
+    return judge(data, None)
 
 
 async def test_gossip_is_passed_on_once_and_only_if_all_of_it_may_be_true(autojump_clock: MockClock) -> None:
