@@ -211,8 +211,8 @@ WIDTH = 132  # columns where the output is no terminal
 def show(report: Report, console: Console) -> None:
     """Print a table for each workload, the quickest strategy first."""
     console.print(
-        f"{report.model} on vLLM {report.vllm}. Medians over n repetitions, ± their median deviation; times in ms: mean "
-        "and p95 end to end,\nmean to first token and per token, p95 of the longest stall; / default within pairs.\n"
+        f"{report.model} on vLLM {report.vllm}. Medians over n repetitions, ± their median deviation; times in ms: "
+        "mean\nand p95 end to end, mean to first token and per token, p95 of the longest stall; by default: in pairs.\n"
     )
     for load in report.loads:
         shape = load.workload

@@ -5,8 +5,11 @@ from node.core.strategy import DEFAULT, Speculation, Strategy
 from node.core.trial_outcome import Outcome, Spread
 from node.core.trial_plan import Cell, Entry, Failure, Plan, cells
 from node.core.workloads import Scale
+from protocol import records
+from protocol.performance import PERFORMANCE
 from protocol.performance import Outcome as WireOutcome
-from tests.protocol.performance_samples import performance
+from tests.protocol import samples
+from tests.protocol.performance_samples import BENCHMARK, ENGINE, HARDWARE, MODEL, body, performance
 
 STRATEGY = Strategy(
     prefix_caching=True,
@@ -49,6 +52,25 @@ def test_a_cell_is_a_record_that_the_wire_takes_with_medians_and_their_spread() 
     assert made.body.workload.shared_prefix_ppm == 960_000
     assert made.body.workload.prompt_tokens_mean_milli == 400_000
     assert made.body.strategy.engine_extra == {"block-size": "32"}
+
+
+def test_each_cell_of_a_run_that_came_to_something_makes_a_record_and_those_of_one_workload_are_a_pair() -> None:
+    plan = Plan(run="r", strategies=(STRATEGY, DEFAULT), loads=(LOAD.name, "bursty"))
+    done = [
+        Entry(strategy=strategy, load=load, attempt=0, outcome=trial(1000))
+        for strategy, load in ((STRATEGY, LOAD.name), (DEFAULT, LOAD.name), (DEFAULT, "bursty"))
+    ]
+    both = workloads.loads(Scale(prefill=256, decode=16), kinds=(LOAD.name, "bursty"))
+    setting = trial_records.Setting(model=MODEL, hardware=HARDWARE, benchmark=BENCHMARK, engine=ENGINE)
+    made = [
+        records.sign(PERFORMANCE, compose(body(seq=number).stamp), samples.KEY).body
+        for number, (_, compose) in enumerate(trial_records.records_of(plan, cells(plan, done), both, setting))
+    ]
+    assert [(each.workload.kind, each.outcome.repetitions) for each in made] == [
+        (LOAD.name, 1), (LOAD.name, 1), ("bursty", 1)
+    ]  # fmt: skip
+    assert made[0].pair == made[1].pair != made[2].pair
+    assert made[0].context == made[1].context
 
 
 def test_a_failure_is_a_record_of_that_failure_and_nothing_tried_is_none() -> None:
