@@ -16,7 +16,8 @@ from node.errors import Unavailable
 # saved by this, for a tenth more work on the indexes.
 PAGE_BYTES: Final = 8192
 CACHE_KIB: Final = 16 * 1024  # pages in memory: the upper parts of all indexes of a million records
-LOG_BYTES: Final = 16 * 1024 * 1024  # what the write-ahead log is cut back to: four times its usual size
+LOG_PAGES: Final = 4000  # of the write-ahead log, 32 MiB, before it is folded in: what is hot is written once for all
+LOG_BYTES: Final = 2 * LOG_PAGES * PAGE_BYTES  # what the log is cut back to, should it have grown
 NEWEST: Final = 1000  # versions of the schema that there may ever be; a higher number is a flipped bit
 BUSY_S: Final = 5.0  # for a reader on the command line that holds the file; it reads one page at a time
 
@@ -72,6 +73,7 @@ class Database:
             self.rows(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file; an old one keeps its own
             self.rows("PRAGMA journal_mode = WAL")
             self.rows("PRAGMA synchronous = FULL")  # each commit waits for the disk: what was acknowledged survives
+            self.rows(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
             self.rows(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         version = self._version(steps)
         if reading and version < len(steps):
