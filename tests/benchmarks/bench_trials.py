@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_trials --out FOLDER        # half an hour on two idle cores; broken off, it goes on
     python -m tests.benchmarks.bench_trials --compare ONE.json OTHER.json
 
-Nine strategies, three workloads, three repetitions of the real vLLM with the embedded model, within fifteen minutes each.
-Arguments after `--` go to the command, which knows what to leave out on a busy machine.
+Nine strategies, three workloads, three repetitions of the real vLLM with the embedded model, within fifteen minutes
+each. Arguments after `--` go to the command, which knows what to leave out on a busy machine.
 """
 
 import argparse

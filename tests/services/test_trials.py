@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from node.adapters.trial_file import TrialFile
 from node.core.strategy import Speculation, Strategy
-from node.core.trial_plan import Failure
+from node.core.trial_plan import Failure, Limits
 from node.errors import EngineUnavailable
 from node.services.trials import Report, Wish, run_trials
 from tests.fakes.trial_bench import FakeBench
@@ -107,6 +107,8 @@ async def test_trials_under_foreign_load_are_repeated_and_counted(session: Sessi
     report = await session.run(FakeBench(fate=fate))
     assert (report.tally.discarded, report.tally.trials, report.tally.complete) == (1, 13, 6)
     assert Counter(name for name, _ in session.events)["discarded"] == 1
+    patient = await session.run(FakeBench(fate=fate), replace(WISH, limits=Limits(foreign=1_000_000)))
+    assert (patient.tally.discarded, patient.tally.trials) == (0, 13)  # what was measured is judged anew
 
 
 async def test_a_strategy_that_fails_leaves_its_reason_and_the_others_their_trials(
