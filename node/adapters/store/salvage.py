@@ -31,7 +31,7 @@ COMPANIONS: Final = ("-wal", "-shm")
 
 
 def open_shelf(file: Path, rules: Rules[Any], *, now_us: Callable[[], int], pen: Pen[Any] | None = None) -> Shelf[Any]:
-    """Open the history in `file`, make it, or make it anew from what is left of it. Blocks, about 1 s per 100,000.
+    """Open the history in `file`, make it, or make it anew from what is left of it. Blocks, about 2 s per 100,000 records.
 
     Raises:
         Unavailable: the file system refused, or a newer version of this program made the file.
