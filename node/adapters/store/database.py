@@ -6,7 +6,7 @@ to be trusted is `Damaged`. Any other error of sqlite is a bug in a statement an
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -55,11 +55,10 @@ class Database:
             self._sqlite = sqlite3.connect(
                 where, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self._prepare(steps, reading=reading)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def _prepare(self, steps: Sequence[Sequence[str]] | None, *, reading: bool) -> None:
         if steps is None:  # before all else, which looks into the file
@@ -123,11 +122,10 @@ class Database:
         try:
             yield
             self.rows("COMMIT")
-        except BaseException:
-            if self._sqlite.in_transaction:  # some errors of the disk have ended it already
+        finally:
+            if self._sqlite.in_transaction:  # not committed; and some errors of the disk have ended it already
                 with suppress(sqlite3.Error):  # the reason for undoing is the error to report
                     self._sqlite.execute("ROLLBACK")
-            raise
 
     def check(self) -> None:
         """Read every page and hold tables and indexes against each other.
