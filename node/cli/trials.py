@@ -4,6 +4,7 @@ Wires the bench, the book and the service together; knows neither vLLM nor how t
 standard error, results to standard output.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -34,9 +35,9 @@ from node.policies import policies_of
 from node.services.trials import Report, Wish, run_trials
 from node.settings import Settings
 
-BOOK = "trials.jsonl"  # in the cache: it can all be measured again
 RUN_BYTES = 8
 MS = 1000  # µs
+MIB = 1 << 20
 
 
 def profile_trials(where: Places, settings: Settings, options: TrialOptions, *, as_json: bool) -> int:
@@ -63,7 +64,7 @@ def profile_trials(where: Places, settings: Settings, options: TrialOptions, *, 
     if as_json:
         click.echo(json.dumps(plain(report[0]), indent=2))
     else:
-        show(report[0], Console(highlight=False))
+        show(report[0], Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH))
     return ExitCode.OK
 
 
@@ -110,13 +111,18 @@ async def _run(
         report.append(
             await run_trials(
                 bench,
-                TrialFile(where.cache / BOOK),
+                TrialFile(_book(where, setup.model)),
                 wish,
                 clock=time.monotonic,
                 mint=lambda: os.urandom(RUN_BYTES).hex(),
                 tell=teller,
             )
         )
+
+
+def _book(where: Places, model: str) -> Path:
+    """Return where the trials of a model are kept: in the cache, which nodes may share; it can all be made again."""
+    return where.cache / "trials" / f"{hashlib.sha256(model.encode()).hexdigest()[:16]}.jsonl"
 
 
 class Teller:
@@ -198,12 +204,16 @@ def _plain_cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-COLUMNS = ("strategy", "n", "latency ms", "±", "p95", "TTFT", "TPOT", "stall", "tok/s", "hit", "kept", "by default")
+COLUMNS = ("strategy", "n", "mean", "±", "p95", "TTFT", "TPOT", "stall", "tok/s", "hit", "accept", "MiB", "/ default")
+WIDTH = 132  # columns where the output is no terminal
 
 
 def show(report: Report, console: Console) -> None:
     """Print a table for each workload, the quickest strategy first."""
-    console.print(f"{report.model} on vLLM {report.vllm}: medians over repetitions, times in ms")
+    console.print(
+        f"{report.model} on vLLM {report.vllm}. Medians over n repetitions, ± their median deviation; times in ms: "
+        "mean\nand p95 end to end, mean to first token and per token, p95 of the longest stall; by default: in pairs.\n"
+    )
     for load in report.loads:
         shape = load.workload
         title = (
@@ -250,6 +260,7 @@ def _row(cell: Cell) -> tuple[str, ...]:
         _number(figures.get("throughput"), 1000),
         _number(figures.get("prefix_hit_share"), PPM_PER_PERCENT, "%"),
         _number(figures.get("acceptance"), PPM_PER_PERCENT, "%"),
+        _number(figures.get("peak_memory_bytes"), MIB),
         f"{cell.ratio:.2f}" if cell.ratio is not None else "",
     )
 

@@ -12,7 +12,7 @@ import hashlib
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from node.core.strategy import Strategy
 from node.core.trial_outcome import Figure, Outcome, repeated
@@ -97,6 +97,11 @@ def discarded(limits: Limits, outcome: Outcome) -> str:
     if outcome.waited is not None and outcome.waited > limits.waited:
         return f"the engine waited for a core {outcome.waited / 10_000:.0f} % of the time"
     return ""
+
+
+def judged(limits: Limits, entry: Entry) -> Entry:
+    """Return the entry as these limits have it."""
+    return entry if entry.outcome is None else replace(entry, discarded=discarded(limits, entry.outcome))
 
 
 def pair(plan: Plan, load: str) -> bytes:

@@ -3,17 +3,20 @@
 Knows both vocabularies and nothing else: who signs it, when, and what machine and model it was are arguments.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from node.core.strategy import Strategy
 from node.core.trial_outcome import Figure
-from node.core.trial_plan import Cell
-from node.core.workloads import Workload
+from node.core.trial_plan import Cell, Plan, pair
+from node.core.workloads import Load, Workload
 from protocol import performance as wire
+from protocol.records import Stamp
 
 MILLI: Final = 1000
 PPM: Final = 1_000_000
+CONTEXT_BYTES: Final = 4  # of the pair's name: enough to tell one author's contexts apart
 
 
 def strategy_on_wire(strategy: Strategy) -> wire.Strategy:
@@ -93,6 +96,52 @@ def outcome_on_wire(cell: Cell) -> wire.Outcome | None:
         cpu_us=_median(figures, "cpu_us"),
         foreign_load_ppm=_median(figures, "foreign_load"),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all records of one run share."""
+
+    model: wire.Model
+    hardware: wire.Hardware
+    benchmark: wire.Benchmark
+    engine: wire.Engine
+
+
+Compose = Callable[[Stamp], wire.Performance]
+
+
+def records_of(
+    plan: Plan, cells: Sequence[Cell], loads: Sequence[Load], setting: Setting
+) -> tuple[tuple[Cell, Compose], ...]:
+    """Return what makes each cell's record, once it is given a stamp; cells of which nothing is known have none."""
+    workloads = {load.name: load.workload for load in loads}
+    return tuple(
+        (cell, _compose(plan, cell, outcome, workloads[cell.load], setting))
+        for cell in cells
+        if cell.load in workloads and (outcome := outcome_on_wire(cell)) is not None
+    )
+
+
+def _compose(plan: Plan, cell: Cell, outcome: wire.Outcome, workload: Workload, setting: Setting) -> Compose:
+    together = pair(plan, cell.load)
+
+    def compose(stamp: Stamp) -> wire.Performance:
+        return wire.Performance(
+            stamp=stamp,
+            origin=wire.TRIAL,
+            model=setting.model,
+            hardware=setting.hardware,
+            benchmark=setting.benchmark,
+            engine=setting.engine,
+            strategy=strategy_on_wire(cell.strategy),
+            workload=workload_on_wire(workload),
+            outcome=outcome,
+            pair=together,
+            context=int.from_bytes(together[:CONTEXT_BYTES], "big"),
+        )
+
+    return compose
 
 
 def _median(figures: Mapping[str, Figure], name: str) -> int | None:

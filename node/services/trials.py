@@ -111,7 +111,8 @@ async def run_trials(  # noqa: PLR0913 -- the capabilities of a loop: each is on
         limits=wish.limits,
     )
     page = book.read()
-    entries = list(page.entries) if page else []
+    # Judged anew: whoever changes the limits between two calls means all trials.
+    entries = [trial_plan.judged(plan.limits, entry) for entry in page.entries] if page else []
     took = list(page.took) if page else []
     warmup = workloads.warmup(scale)
     requests = {load.name: load.requests for load in loads}

@@ -6,7 +6,7 @@ to be trusted is `Damaged`. Any other error of sqlite is a bug in a statement an
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -16,7 +16,8 @@ from node.errors import Unavailable
 # saved by this, for a tenth more work on the indexes.
 PAGE_BYTES: Final = 8192
 CACHE_KIB: Final = 16 * 1024  # pages in memory: the upper parts of all indexes of a million records
-LOG_BYTES: Final = 16 * 1024 * 1024  # what the write-ahead log is cut back to: four times its usual size
+LOG_PAGES: Final = 4000  # of the write-ahead log, 32 MiB, before it is folded in: what is hot is written once for all
+LOG_BYTES: Final = 2 * LOG_PAGES * PAGE_BYTES  # what the log is cut back to, should it have grown
 NEWEST: Final = 1000  # versions of the schema that there may ever be; a higher number is a flipped bit
 BUSY_S: Final = 5.0  # for a reader on the command line that holds the file; it reads one page at a time
 
@@ -54,11 +55,10 @@ class Database:
             self._sqlite = sqlite3.connect(
                 where, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self._prepare(steps, reading=reading)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def _prepare(self, steps: Sequence[Sequence[str]] | None, *, reading: bool) -> None:
         if steps is None:  # before all else, which looks into the file
@@ -72,6 +72,7 @@ class Database:
             self.rows(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file; an old one keeps its own
             self.rows("PRAGMA journal_mode = WAL")
             self.rows("PRAGMA synchronous = FULL")  # each commit waits for the disk: what was acknowledged survives
+            self.rows(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
             self.rows(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         version = self._version(steps)
         if reading and version < len(steps):
@@ -121,11 +122,10 @@ class Database:
         try:
             yield
             self.rows("COMMIT")
-        except BaseException:
-            if self._sqlite.in_transaction:  # some errors of the disk have ended it already
+        finally:
+            if self._sqlite.in_transaction:  # not committed; and some errors of the disk have ended it already
                 with suppress(sqlite3.Error):  # the reason for undoing is the error to report
                     self._sqlite.execute("ROLLBACK")
-            raise
 
     def check(self) -> None:
         """Read every page and hold tables and indexes against each other.

@@ -7,6 +7,7 @@ come back from the peers who have them; numbers are not given twice, because eve
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,7 @@ COMPANIONS: Final = ("-wal", "-shm")
 
 
 def open_shelf(file: Path, rules: Rules[Any], *, now_us: Callable[[], int], pen: Pen[Any] | None = None) -> Shelf[Any]:
-    """Open the history in `file`, make it, or make it anew from what is left of it. Blocks, about 1 s per 100,000.
+    """Open the history in `file`, make it, or make it anew from what is left of it. Blocks: 2 s per 100,000 records.
 
     Raises:
         Unavailable: the file system refused, or a newer version of this program made the file.
@@ -56,14 +57,12 @@ def open_shelf(file: Path, rules: Rules[Any], *, now_us: Callable[[], int], pen:
 
 
 def _open_sound(file: Path, rules: Rules[Any], now_us: Callable[[], int], pen: Pen[Any] | None) -> Shelf[Any]:
-    database = Database(file, steps=STEPS)
-    try:
+    with ExitStack() as undo:
+        database = undo.enter_context(Database(file, steps=STEPS))
         database.check()
         shelf = Shelf(database, rules, now_us=now_us, pen=pen)
         shelf.inspect()
-    except BaseException:
-        database.close()
-        raise
+        undo.pop_all()
     return shelf
 
 

@@ -40,7 +40,7 @@ SAMPLE_SECONDS = {
 }  # on a CPU below a slice of the kernel's scheduler, so that some are whole
 WARM_RUNS = 4  # of each way; the first pays for the compiler, the caches and the clock, and counts for nothing
 LEAST_ROUNDS = 5  # however little time there is: no spread without samples
-LEAST_KEPT = 8  # samples that a median needs; those with more interruptions than the calmest so many are set aside
+LEAST_KEPT = 5  # samples that a median needs; those with more interruptions than the calmest so many are set aside
 RUNS_PER_SAMPLE = 2000
 BUFFER_MIB = {"cpu": 128, "cuda": 1024}  # of one dtype: beyond the caches of four cores, or of the GPU
 BUFFER_CORES, BUFFER_MIB_MOST = 4, 1024  # on more threads it grows with them, for larger caches, up to here
@@ -49,7 +49,7 @@ LEAST_BUFFER = 32 << 20
 MOST_ON_CPU = 1 << 30  # where the kernel does not say what is free
 COPY_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
 SQUARE = {"cpu": 1024, "cuda": 4096}  # GEMM's k and n
-GEMM_ROWS = {"cpu": 128, "cuda": 4096}  # on a CPU for each thread
+GEMM_ROWS = {"cpu": 64, "cuda": 4096}  # on a CPU for each thread
 MOST_ROWS = 4096
 GEMV_SIDE = {"cpu": 2048, "cuda": 8192}
 SEQUENCES, KV_HEADS, GROUP, HEAD = 8, 8, 4, 128  # decode attention as in most models: 4 query heads to a KV head
