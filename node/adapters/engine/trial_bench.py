@@ -135,12 +135,15 @@ class VllmBench:
                 continue
             data = await self._process.stdout.receive_some(READ_SIZE)
             if not data or len(self._received) > LINE_LIMIT:
+                with trio.move_on_after(END_DEADLINE):
+                    await self._process.wait()  # so that the error can say by which signal it ended
                 raise self._broken()
             self._received += data
 
     def _broken(self) -> EngineUnavailable:
         said = " / ".join(line for line in self._complaints if line) or "it ended without a word"
-        return EngineUnavailable(f"the bench for trials failed under {self._setup.python}: {said}")
+        status = self._process.returncode
+        return EngineUnavailable(f"the bench for trials failed under {self._setup.python} (status {status}): {said}")
 
 
 @asynccontextmanager

@@ -166,7 +166,8 @@ class Zygote:
             if self.cancelled or time.monotonic() > heard.until:
                 heard.late = not self.cancelled
                 os.killpg(self.pid, signal.SIGKILL)
-                self.selector.unregister(words)
+                if words in self.selector.get_map():
+                    self.selector.unregister(words)
         if noise in self.selector.get_map():
             self.selector.unregister(noise)
 

@@ -66,11 +66,21 @@ class Meters:
     def peak_bytes(self) -> int | None:
         """Memory at its highest: of the GPUs where there are any, else of this process since `forget_peak`."""
         if self.gpus:
-            import torch
-
-            return sum(torch.cuda.max_memory_reserved(index) for index in range(torch.cuda.device_count()))
+            return self._gpu_bytes()
         status = Path("/proc/self/status").read_text()
         return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")), None)
+
+    def _gpu_bytes(self) -> int | None:
+        import torch
+        from vllm.third_party import pynvml
+
+        # vLLM takes its cache at the start, so there is no peak to begin anew.
+        if own := sum(torch.cuda.max_memory_reserved(index) for index in range(torch.cuda.device_count())):
+            return own
+        try:  # a divided model lies in other processes: all that is in use on the devices, then
+            return sum(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self.gpus)
+        except pynvml.NVMLError:
+            return None
 
     def forget_peak(self) -> None:
         """Begin the peak anew."""
@@ -100,9 +110,12 @@ def _nvml_handles() -> list[Any]:
 
     try:
         pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(str(index) for index in range(count)))
-        return [pynvml.nvmlDeviceGetHandleByIndex(int(index)) for index in shown.split(",") if index.strip().isdigit()]
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(pynvml.nvmlDeviceGetCount()))))
+        return [
+            pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(name)
+            for name in shown.replace(" ", "").split(",")
+            if name
+        ]
     except pynvml.NVMLError:
         return []
 
