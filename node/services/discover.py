@@ -151,7 +151,8 @@ class Discovery:
         if what is not What.CHANGED:
             # Not for every advert: a peer that does not want us says one a minute, too.
             self._addresses.hopeful(peer)
-            if peer not in self._book.connections():
+            # One that restarted knows nobody, although its former run's connection may still seem to be there.
+            if what is What.RESTARTED or peer not in self._book.connections():
                 self._newcomer(peer)
         if advert is not None and peer not in self._told:
             # One that was met is told of when it has said what it is.
