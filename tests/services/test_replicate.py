@@ -91,11 +91,10 @@ async def test_two_halves_that_were_cut_apart_converge_after_healing(autojump_cl
             swarm.network.cut(*pair)
         for node in nodes:
             await node.say(50)
-        await trio.sleep(60)
-        assert all(len(node.history.records) == 150 for node in nodes)
+        await until(lambda: all(len(node.history.records) == 150 for node in nodes), 120)
         for pair in pairs:
             swarm.network.heal(*pair)
-        await until(all_hold(nodes, 300), 60)
+        await until(all_hold(nodes, 300), 120)
 
 
 async def test_an_author_who_is_away_is_read_in_the_directory(autojump_clock: MockClock) -> None:
