@@ -161,7 +161,8 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell) -
 
 def _request_facts(local: LocalReplica, company: Company | None) -> dict[str, int]:
     """Count the prompts that were asked here."""
-    counts = local.counts() if company is None else company.replica.counts()
+    among = company.replica.counts() if company is not None else None
+    counts = among or local.counts()
     return {
         "running": counts.running,
         "waiting": local.counts().waiting,
@@ -169,7 +170,7 @@ def _request_facts(local: LocalReplica, company: Company | None) -> dict[str, in
         "failed": counts.failed,
         "refused": counts.refused,
         "abandoned": counts.abandoned,
-        "retried": company.replica.counts().retried if company is not None else 0,
+        "retried": among.retried if among is not None else 0,
         "resumed": 0,
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from node.core.strategy import Strategy
+from node.core.observation import to_wire_strategy
 from node.core.trial_outcome import Figure
 from node.core.trial_plan import Cell, Plan, pair
 from node.core.workloads import Load, Workload
@@ -17,27 +17,6 @@ from protocol.records import Stamp
 MILLI: Final = 1000
 PPM: Final = 1_000_000
 CONTEXT_BYTES: Final = 4  # of the pair's name: enough to tell one author's contexts apart
-
-
-def strategy_on_wire(strategy: Strategy) -> wire.Strategy:
-    """Return the strategy as records carry it."""
-    speculation = strategy.speculation
-    return wire.Strategy(
-        prefix_caching=strategy.prefix_caching,
-        chunked_prefill=strategy.chunked_prefill,
-        max_num_seqs=strategy.max_num_seqs,
-        max_num_batched_tokens=strategy.max_num_batched_tokens,
-        long_prefill_token_threshold=strategy.long_prefill_token_threshold,
-        speculation=None
-        if speculation is None
-        else wire.Speculation(method=speculation.method, tokens=speculation.tokens),
-        kv_cache_dtype=strategy.kv_cache_dtype,
-        weight_quantization=strategy.weight_quantization,
-        compile=strategy.compile,
-        tensor_parallel=strategy.tensor_parallel,
-        pipeline_parallel=strategy.pipeline_parallel,
-        engine_extra=dict(strategy.engine_extra) or None,
-    )
 
 
 def workload_on_wire(workload: Workload) -> wire.Workload:
@@ -134,7 +113,7 @@ def _compose(plan: Plan, cell: Cell, outcome: wire.Outcome, workload: Workload, 
             hardware=setting.hardware,
             benchmark=setting.benchmark,
             engine=setting.engine,
-            strategy=strategy_on_wire(cell.strategy),
+            strategy=to_wire_strategy(cell.strategy),
             workload=workload_on_wire(workload),
             outcome=outcome,
             pair=together,

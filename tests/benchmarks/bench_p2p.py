@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_p2p --quick
     python -m tests.benchmarks.bench_p2p --without WINDOW_CREDIT
-    python -m tests.benchmarks.bench_p2p --lattica /tmp/lattica/bin/python
+    python -m tests.benchmarks.bench_p2p --lattica PYTHON
 
 CPU is user and system time of both processes, by the kernel's clock. With `--lattica` the same payloads go through
 lattica too (a libp2p in Rust, called from Python), each round right after ours. See README.md.

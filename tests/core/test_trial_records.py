@@ -1,6 +1,7 @@
 """A cell of trials as a record's body: units, spread, failures, and that the wire takes it."""
 
 from node.core import trial_records, workloads
+from node.core.observation import to_wire_strategy
 from node.core.strategy import DEFAULT, Speculation, Strategy
 from node.core.trial_outcome import Outcome, Spread
 from node.core.trial_plan import Cell, Entry, Failure, Plan, cells
@@ -45,7 +46,7 @@ def test_a_cell_is_a_record_that_the_wire_takes_with_medians_and_their_spread() 
     assert (outcome.latency_p95_us, outcome.duration_us, outcome.output_tokens_per_s_milli) == (2020, 3030, 8_000)
     assert outcome.energy_mj is outcome.acceptance_ppm is outcome.ttft_mean_us is None
     made = performance(
-        strategy=trial_records.strategy_on_wire(STRATEGY),
+        strategy=to_wire_strategy(STRATEGY),
         workload=trial_records.workload_on_wire(LOAD.workload),
         outcome=outcome,
     )
@@ -80,5 +81,5 @@ def test_a_failure_is_a_record_of_that_failure_and_nothing_tried_is_none() -> No
 
 
 def test_what_is_left_to_the_engine_is_absent_on_the_wire() -> None:
-    plain = trial_records.strategy_on_wire(DEFAULT)
+    plain = to_wire_strategy(DEFAULT)
     assert plain.engine_extra is plain.speculation is plain.prefix_caching is None

@@ -358,9 +358,9 @@ class FakeNode:
 
     async def _dial(self, peer: PeerId, protocol: str, frame_bytes: int) -> FakeStream:
         await self.connect(peer)
-        if self.network.is_cut(self.me, peer):
-            await trio.sleep_forever()  # the caller's patience ends it
         await trio.sleep(2 * self.network.delay())  # naming the protocol, there and back
+        if self.network.is_cut(self.me, peer):  # before, or while the protocol was named
+            await trio.sleep_forever()  # the caller's patience ends it
         there = self.network.find(peer)
         if there is None or peer not in self.links:
             raise Unreachable(f"peer {peer} did not take a stream")

@@ -82,6 +82,21 @@ async def test_a_node_that_was_away_catches_up_within_half_a_minute_of_joining(a
             await until(all_hold([late], 800), 30)
 
 
+async def test_two_halves_that_were_cut_apart_converge_after_healing(autojump_clock: MockClock) -> None:
+    swarm = Swarm()
+    async with several(swarm, 6) as nodes:
+        await trio.sleep(5)
+        pairs = [(one.me, two.me) for one in nodes[:3] for two in nodes[3:]]
+        for pair in pairs:
+            swarm.network.cut(*pair)
+        for node in nodes:
+            await node.say(50)
+        await until(lambda: all(len(node.history.records) == 150 for node in nodes), 120)
+        for pair in pairs:
+            swarm.network.heal(*pair)
+        await until(all_hold(nodes, 300), 120)
+
+
 async def test_an_author_who_is_away_is_read_in_the_directory(autojump_clock: MockClock) -> None:
     swarm = Swarm()
     async with swarm.network.node(peer_of(key_of(50))) as keeper:  # it holds values, and no history

@@ -16,7 +16,7 @@ from node.hands import SwarmHands, dht_rules
 from node.policies import SwarmPolicies
 from node.services.serve_peers import PeerLimits
 from protocol.addresses import Address, Reach
-from protocol.ids import PUBLIC_SWARM, Epoch, PeerId
+from protocol.ids import PUBLIC_SWARM, Epoch, PeerId, SwarmId
 from tests.fakes.engine import FakeEngine
 from tests.fakes.network import FakeNetwork, FakeNode, Weather
 from tests.fakes.network_talk import FakeAir, FakeTable
@@ -54,7 +54,7 @@ class SimSwarm:
         engine: FakeEngine | None = None,
         join: Sequence[str] = (),
         access: Access | None = None,
-        swarm: object = PUBLIC_SWARM,
+        swarm: SwarmId = PUBLIC_SWARM,
     ) -> SimNode:
         """Start a node; returns once its API answers. A name that was used before is the same identity again.
 
@@ -64,7 +64,7 @@ class SimSwarm:
         key = Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"\0"))
         public_key = key.public_key().public_bytes_raw()
         policies = SwarmPolicies(
-            swarm=swarm,  # type: ignore[arg-type]
+            swarm=swarm,
             listen=(),
             join=tuple(self._places[other].address for other in join),
             announce=(),
