@@ -4,7 +4,7 @@
 hands it is given, so that a simulation runs the real wiring on fakes; `company` is the part of it among peers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,12 +22,15 @@ from node.http.asgi import App
 from node.http.auth import KeyRing
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.control import control_app
+from node.http.history_metrics import HistoryMetrics
 from node.http.metrics import HttpMetrics
 from node.places import Places
 from node.policies import Policies
 from node.services.no_engine import NoEngine
 from node.services.serve import LocalReplica
 from node.services.tend import EngineKeeper
+from node.services.watch_lag import EVERY, LagWatch
+from node.services.write_records import Scribe
 from node.settings import Settings
 from node.supervise import StopWish, first_node_error, stop_on_signals
 from node.telemetry import Events, OffenceLog
@@ -65,7 +68,7 @@ def main(settings: Settings, policies: Policies, where: Places, *, events: Event
     return wish.by_interrupt
 
 
-async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell) -> None:
+async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, lag_every: float = EVERY) -> None:
     """Run a node on these hands until it is wished to stop; what runs may finish unless the wish is urgent.
 
     Raises:
@@ -75,14 +78,32 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell) -
     peer_id = str(me)
     registry = CollectorRegistry()
     metrics = HttpMetrics(registry)
+    lag = LagWatch(metrics.late, every=lag_every)
     reports = Reports(OffenceLog(now=trio.current_time, count=metrics.offence))
     # The keeper and the replica need each other: what runs is asked of the replica once there is one.
     engine = _engine(hands, policies, tell, in_flight=lambda: local.counts().running)
     local = LocalReplica(node=peer_id, board=engine, upstream=hands.upstream, admission=Admission(policies.admission))
     company = None
     if hands.swarm is not None and policies.swarm is not None:
-        home = Home(me=me, engine=engine, replica=local, luck=hands.luck, tell=tell, offence=reports.offence)
+        home = Home(
+            me=me,
+            engine=engine,
+            replica=local,
+            history=hands.history,
+            wall=hands.wall,
+            luck=hands.luck,
+            tell=tell,
+            offence=reports.offence,
+        )
         company = Company(hands.swarm, policies, policies.swarm, home)
+    scribe = Scribe(
+        hands.history, publish=_to_nobody if company is None else company.replication.publish, wall=hands.wall
+    )
+    HistoryMetrics(
+        facts=hands.history.facts,
+        exchanged=dict if company is None else company.exchanged,
+        rejected=lambda: _rejected(hands, company),
+    ).register(registry)
 
     def application(keys: KeyRing, limits: HttpLimits) -> App:
         return http_app(
@@ -108,11 +129,12 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell) -
             "swarm": str(policies.swarm.swarm) if policies.swarm is not None else None,
             "version": policies.version,
             "uptime_s": round(trio.current_time() - started, 3),
+            "loop_lag_ms": lag.facts(),
             "api_url": address,
             "addresses": [str(each) for each in company.addresses] if company is not None else [],
             "engine": _engine_facts(engine.snapshot()),
             "peers": company.numbers() if company is not None else {"connected": 0, "known": 0},
-            "records": {"total": 0, "authors": 0},
+            "records": _record_facts(hands, company, scribe),
             "learner": {"trained_at": None, "records_used": 0, "error_median": None, "coverage_90": None},
             "requests": _request_facts(local, company),
             "requests_of_peers": company.served() if company is not None else {},
@@ -129,6 +151,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell) -
     ending = trio.Event()
     async with trio.open_nursery() as background:
         background.start_soon(_hurry, wish, background.cancel_scope)
+        background.start_soon(lag.run)
         background.start_soon(engine.run)
         if company is not None:
             background.start_soon(company.run)
@@ -173,6 +196,31 @@ def _request_facts(local: LocalReplica, company: Company | None) -> dict[str, in
         "retried": among.retried if among is not None else 0,
         "resumed": 0,
     }
+
+
+def _record_facts(hands: Hands, company: Company | None, scribe: Scribe) -> dict[str, Any]:
+    """Tell of the history: what is held, what this run added, what was refused by reason."""
+    facts = hands.history.facts()
+    return {
+        "total": facts.records,
+        "authors": facts.authors,
+        "bytes": facts.bytes,
+        "quarantined": facts.quarantined,
+        "written": scribe.written,
+        "doubtful": scribe.doubtful,
+        "rejected": _rejected(hands, company),
+        "exchanged": company.exchanged() if company is not None else {},
+    }
+
+
+def _rejected(hands: Hands, company: Company | None) -> dict[str, int]:
+    """Count records that were not believed, by reason: at the history's door, and before it."""
+    at_the_door = hands.history.facts().rejected
+    return dict(at_the_door if company is None else company.replication.counts().rejected)
+
+
+def _to_nobody(_: Sequence[bytes]) -> None:
+    """Say records on a node by itself: they are in its history, and go out once it is among others."""
 
 
 async def _hurry(wish: StopWish, scope: trio.CancelScope) -> None:

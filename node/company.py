@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import structlog
 import trio
 
 from node.core.addressbook import AddressBook, Source
+from node.core.conduct import HALF_LIFE, Conduct
 from node.core.engine_state import EngineState, ServedModel
 from node.core.own_addresses import own_addresses
 from node.core.peerbook import Peerbook
@@ -20,13 +22,16 @@ from node.core.self_advert import Description, OwnAdverts, our_hello
 from node.core.standings import Standings
 from node.core.strategy import to_plain
 from node.hands import SwarmHands
+from node.history import doubt_of
 from node.policies import Policies, SwarmPolicies
 from node.ports import EngineBoard
+from node.record_ports import History
 from node.services.announce import Announcer
 from node.services.ask import SwarmReplica
 from node.services.discover import TARGET, Discovery
 from node.services.greet import Greeter
 from node.services.join import Joining
+from node.services.replicate import Replication, Us
 from node.services.serve import LocalReplica
 from node.services.serve_peers import PeerServer
 from node.services.watch_load import LoadWatch
@@ -34,10 +39,14 @@ from protocol import inference, load
 from protocol.advert import BOOTSTRAP, SERVE, Engine, ModelOffer, ServeLimits
 from protocol.hello import Part, PartCode, Settled
 from protocol.ids import PeerId
+from protocol.performance import PERFORMANCE
+
+log = structlog.get_logger(__name__)
 
 Tell = Callable[[str, Mapping[str, Any]], None]
 REMEMBER_AFTER = 1.0  # s after the company has changed: comings come in bursts
 REMEMBER_EVERY = 60.0  # s
+PARTING = 2.0  # s for closing a connection
 LAST_FRAMES = 2.0  # s for the ends of answers to be sent, once the engine has given them
 SERVING = frozenset({EngineState.READY, EngineState.DRAINING})
 
@@ -57,6 +66,8 @@ class Home:
     me: PeerId
     engine: OwnEngine
     replica: LocalReplica
+    history: History
+    wall: Callable[[], int]  # microseconds since 1970
     luck: Callable[[], float]
     tell: Tell
     offence: Callable[[str], None]
@@ -76,6 +87,9 @@ class Company:
         self.book = Peerbook(home.me)
         self._addresses = AddressBook(home.me, nearest=among.nearest)
         self._standings = Standings()
+        self._conduct = Conduct()
+        self._outcasts: set[PeerId] = set()  # to be parted from
+        self._to_part = trio.Event()
         self._watch = LoadWatch(streams=hands.network, swarm=hands.network, standings=self._standings)
         self._announcer = self._make_announcer()
         self._joining = Joining(
@@ -91,6 +105,7 @@ class Company:
             offence=home.offence,
             limits=among.limits,
         )
+        self.replication = self._make_replication()
 
     async def run(self) -> None:
         """Find the swarm, take part in it, serve and ask; return never."""
@@ -101,6 +116,7 @@ class Company:
         self._addresses.learn(self._among.join, Source.CONFIGURED)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._discovery.run)
+            await nursery.start(self.replication.run)
             nursery.start_soon(self._greeter.run)
             nursery.start_soon(self._announcer.run)
             nursery.start_soon(self._joining.run)
@@ -108,6 +124,7 @@ class Company:
             nursery.start_soon(self._remember)
             nursery.start_soon(self._look_around)
             nursery.start_soon(self._follow_engine)
+            nursery.start_soon(self._part_from_outcasts)
 
     async def leave(self) -> None:
         """Tell the others that this node is going; takes two seconds at most. What runs goes on."""
@@ -128,7 +145,28 @@ class Company:
 
     def peers(self) -> dict[str, Any]:
         """Return the document of `metainf peers --json`."""
-        return {"peers": [self._facts(peer) for peer in self.book.members(trio.current_time())]}
+        now = trio.current_time()
+        return {
+            "peers": [self._facts(peer) for peer in self.book.members(now)],
+            "outcasts": [
+                {"peer_id": str(peer), "offences": dict(self._conduct.offences(peer))}
+                for peer in self._conduct.outcasts(now)
+            ],
+            "rejected_records": dict(self.replication.counts().rejected),
+        }
+
+    def exchanged(self) -> dict[str, int]:
+        """Count what of the history went to and from peers: see `node.services.replicate.Counts`."""
+        counts = self.replication.counts()
+        return {
+            "new": counts.new,
+            "known": counts.known,
+            "said": counts.said,
+            "sent": counts.sent,
+            "bytes_in": counts.bytes_in,
+            "bytes_out": counts.bytes_out,
+            "bytes_gossip": counts.bytes_gossip,
+        }
 
     def models(self) -> tuple[ModelOffer, ...]:
         """Return what other nodes serve now."""
@@ -167,6 +205,8 @@ class Company:
             if standing.known
             else None,
             "closed": standing.closed or None,
+            "standing": round(self._conduct.standing(peer, now), 3),
+            "offences": dict(self._conduct.offences(peer)),
         }
 
     # -- what the services are built of
@@ -180,7 +220,7 @@ class Company:
             own=OwnAdverts(me=self._home.me, swarm=among.swarm, epoch=hands.epoch, version=self._policies.version),
             key=hands.key,
             describe=self._describe,
-            wall=hands.wall,
+            wall=self._home.wall,
             luck=self._home.luck,
         )
 
@@ -194,7 +234,7 @@ class Company:
             book=self.book,
             addresses=self._addresses,
             standings=self._standings,
-            wall=hands.wall,
+            wall=self._home.wall,
             luck=self._home.luck,
             look_again=self._joining.look_again,
             newcomer=self._announcer.newcomer,
@@ -209,7 +249,7 @@ class Company:
             ours=our_hello(me=self._home.me, swarm=among.swarm, epoch=hands.epoch, version=self._policies.version),
             book=self.book,
             addresses=self._addresses,
-            wall=hands.wall,
+            wall=self._home.wall,
             apply=self._discovery.apply,
             greeted=self._greeted,
             judge=self._judge,
@@ -233,6 +273,24 @@ class Company:
             on_change=self._discovery.apply,
         )
 
+    def _make_replication(self) -> Replication:
+        hands, home = self._hands, self._home
+        return Replication(
+            hands.network,
+            hands.gossip,
+            hands.directory,
+            home.history,
+            us=Us(me=home.me, swarm=self._among.swarm, epoch=hands.epoch, key=hands.key),
+            kind=PERFORMANCE,
+            check=doubt_of(home.wall),
+            neighbours=self.book.connections,
+            met=self._greeter.met,
+            members=lambda: self.book.members(trio.current_time()),
+            blame=self._blame,
+            wall=home.wall,
+            luck=home.luck,
+        )
+
     # -- who is told of what
 
     def _wanted(self) -> Iterable[PeerId]:
@@ -243,10 +301,31 @@ class Company:
     def _greeted(self, peer: PeerId) -> None:
         self._discovery.greeted(peer)
         self._announcer.met(peer)
+        self.replication.greeted(peer)
+
+    def _blame(self, peer: PeerId, reason: str) -> None:
+        """Note what no honest node does; who does it again and again is parted from."""
+        if self._conduct.blame(peer, reason, trio.current_time()):
+            offences = dict(self._conduct.offences(peer))
+            log.warning("peers.outcast", peer=str(peer), offences=offences)
+            self._outcasts.add(peer)
+            self._to_part.set()
+
+    async def _part_from_outcasts(self) -> None:
+        while True:
+            await self._to_part.wait()
+            self._to_part = trio.Event()
+            outcasts, self._outcasts = self._outcasts, set()
+            for peer in outcasts:
+                self._addresses.shun(peer, trio.current_time() + HALF_LIFE)
+                with trio.move_on_after(PARTING):
+                    await self._hands.network.disconnect(peer)
 
     def _judge(self, settled: Settled) -> Part | None:
-        """Part from those whom the operator excludes by name, whatever the list: neither served nor asked."""
+        """Part from outcasts, and from those whom the operator excludes by name: neither served nor asked."""
         access = self._among.access
+        if self._conduct.outcast(settled.peer, trio.current_time()):
+            return Part(code=PartCode.NOT_WELCOME.value, message="This node was brought what no honest node brings.")
         if settled.peer in access.serve.but and settled.peer in access.ask.but:
             return Part(code=PartCode.NOT_WELCOME.value, message="This node's owner wants nothing to do with that one.")
         return None

@@ -6,7 +6,6 @@ The first half of the composition. Knows settings and adapters, and no service.
 import hashlib
 import random
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -24,15 +23,16 @@ from node.adapters.http_server.connection import ServerLimits
 from node.adapters.http_server.server import Bind, serve
 from node.adapters.keystore import Identity, load_or_create
 from node.adapters.lan import nodes_nearby
-from node.adapters.run_epoch import begin_run
 from node.adapters.system import LocalMachine, local_addresses, port_owner, private_folder
 from node.adapters.upstream.pool import UpstreamPool
 from node.core.own_addresses import own_addresses
 from node.errors import Unavailable
+from node.history import begin_epoch, open_own_history, wall_us
 from node.http.asgi import App
 from node.places import Places
 from node.policies import Policies, SwarmPolicies
 from node.ports import Directory, Endpoint, EngineLauncher, Gossip, Streams, Swarm, Upstream
+from node.record_ports import OwnHistory
 from node.settings import Settings
 from node.telemetry import OffenceLog, hush_libraries
 from protocol import dht
@@ -85,7 +85,6 @@ class SwarmHands:
         nearby: addresses of nodes heard of on the local network; None where nobody listens for them.
         remembered: addresses that worked in the last run.
         remember: keeps such addresses for the next.
-        wall: returns the wall clock, microseconds since 1970.
     """
 
     network: Network
@@ -97,19 +96,29 @@ class SwarmHands:
     nearby: trio.MemoryReceiveChannel[Address] | None
     remembered: tuple[Address, ...]
     remember: Callable[[Sequence[Address]], Awaitable[None]]
-    wall: Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hands:
-    """What the node can do to the world. `launcher` is None on a node that runs no engine."""
+    """What the node can do to the world.
 
-    public_key: bytes  # Ed25519, 32 bytes
+    Attributes:
+        public_key: Ed25519, 32 bytes.
+        launcher: None on a node that runs no engine.
+        history: the performance records, with a pen for its own.
+        luck: uniform in [0, 1).
+        wall: returns the wall clock, microseconds since 1970; from any thread.
+        swarm: None on a node by itself.
+    """
+
+    public_key: bytes
     launcher: EngineLauncher | None
     upstream: Pool
     listen: Listen
-    luck: Callable[[], float]  # uniform in [0, 1)
-    swarm: SwarmHands | None = None  # None: a node by itself
+    history: OwnHistory
+    luck: Callable[[], float]
+    wall: Callable[[], int]
+    swarm: SwarmHands | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +144,23 @@ async def open_hands(settings: Settings, policies: Policies, where: Places) -> A
         log.info("identity.made", file=str(where.identity_file))
     private_folder(where.runtime)
     upstream = UpstreamPool()
+    epoch = await begin_epoch(where)
     async with AsyncExitStack() as resources:
         resources.push_async_callback(_close, upstream)
+        history = await resources.enter_async_context(
+            open_own_history(where, SwarmId(settings.p2p.swarm), identity, epoch)
+        )
         swarm = None
         if policies.swarm is not None:
-            swarm = await resources.enter_async_context(_open_swarm(identity, policies.swarm, where))
+            swarm = await resources.enter_async_context(_open_swarm(identity, policies.swarm, where, epoch))
         yield Hands(
             public_key=identity.public_key,
             launcher=_launcher(settings, where),
             upstream=upstream,
             listen=partial(serve, owner_of=port_owner),
+            history=history,
             luck=random.random,
+            wall=wall_us,
             swarm=swarm,
         )
 
@@ -156,13 +171,14 @@ async def _close(upstream: UpstreamPool) -> None:
 
 
 @asynccontextmanager
-async def _open_swarm(identity: Identity, policies: SwarmPolicies, where: Places) -> AsyncIterator[SwarmHands]:
+async def _open_swarm(
+    identity: Identity, policies: SwarmPolicies, where: Places, epoch: Epoch
+) -> AsyncIterator[SwarmHands]:
     # Here and not above: a second of imports that a node by itself does without.
     from node.adapters.p2p.host import open_host  # noqa: PLC0415
     from node.adapters.p2p.routing import Namespace, open_directory, open_gossip  # noqa: PLC0415
 
     hush_libraries()
-    epoch = Epoch(await trio.to_thread.run_sync(begin_run, where.epoch_file, wall_us()))
     remembered = await trio.to_thread.run_sync(peer_file.load, where.peers_file)
     rules = dht_rules(policies.swarm, wall_us)
     async with AsyncExitStack() as resources:
@@ -201,13 +217,7 @@ async def _open_swarm(identity: Identity, policies: SwarmPolicies, where: Places
             nearby=nearby,
             remembered=remembered,
             remember=remember,
-            wall=wall_us,
         )
-
-
-def wall_us() -> int:
-    """Return the wall clock: microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def _taken(error: Unavailable, listen: Sequence[Address]) -> Unavailable:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from protocol.ids import SwarmId
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
@@ -48,6 +50,10 @@ class Places:
     def epoch_file(self) -> Path:
         """When the last run began, so that a clock that was set back makes no run older than the one before."""
         return self.data / "epoch.json"
+
+    def history_file(self, swarm: SwarmId) -> Path:
+        """Return the file of a swarm's performance records: this node's own, and everybody else's."""
+        return self.data / "history" / f"{swarm}.sqlite"
 
     @property
     def logs(self) -> Path:

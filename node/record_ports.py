@@ -3,12 +3,14 @@
 Knows no database. `node.ports` is the rest; these are apart because they are as much as that.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from protocol.ids import Epoch, PeerId, RecordName
+from protocol.performance import Performance
+from protocol.records import Signed, Stamp
 
 
 class Standing(Enum):
@@ -87,4 +89,19 @@ class History(Protocol):
 
     def facts(self) -> HistoryFacts:
         """Return the history in figures. Never waits."""
+        ...
+
+
+class OwnHistory(History, Protocol):
+    """A history that this node writes records of its own into."""
+
+    async def append(self, compose: Callable[[Stamp], Performance], *, lifetime_us: int) -> Signed[Performance]:
+        """Sign what `compose` makes around a new stamp, and keep it; returns once it is on the disk.
+
+        What `compose` raises is raised on, and nothing is kept.
+
+        Raises:
+            protocol.errors.LocalProtocolError: the body breaks a rule of its kind.
+            node.errors.Unavailable: the disk refused.
+        """
         ...

@@ -40,6 +40,7 @@ def status(data_dir: Path | None, as_json: bool) -> None:
         click.echo(f"restarts  {engine['restarts']}")
     for line in engine["log_tail"]:
         click.echo(f"          | {line}")
+    click.echo(f"records   {_history(facts['records'])}")
     counts = ", ".join(f"{value} {name}" for name, value in requests.items())
     click.echo(f"requests  {counts}")
 
@@ -48,6 +49,15 @@ def _company(peers: dict[str, Any]) -> str:
     if not peers["known"]:
         return "nobody else known; join with --join ADDRESS, an address that another node printed"
     return f"{peers['known']} known, {peers['connected']} of them connected"
+
+
+def _history(records: dict[str, Any]) -> str:
+    words = [f"{records['total']} of {records['authors']} authors, {records['written']} written here since the start"]
+    if records["quarantined"]:
+        words.append(f"{records['quarantined']} authors in quarantine")
+    if records["rejected"]:
+        words.append(f"not believed: {_counted(records['rejected'])}")
+    return "; ".join(words)
 
 
 def _duration(seconds: float) -> str:
@@ -72,6 +82,10 @@ def peers(data_dir: Path | None, as_json: bool) -> None:
         click.echo(f"    {_standing(peer)}")
         for model in peer["models"]:
             click.echo(f"    serves {model['name']}")
+    for outcast in answer.get("outcasts", ()):
+        click.echo(f"{outcast['peer_id']}   parted from for a while: {_counted(outcast['offences'])}")
+    if answer.get("rejected_records"):
+        click.echo(f"records not believed: {_counted(answer['rejected_records'])}")
 
 
 def _standing(peer: dict[str, Any]) -> str:
@@ -81,7 +95,13 @@ def _standing(peer: dict[str, Any]) -> str:
         words.append(f"{peer['load']['work']:g} prompts outstanding")
     if peer["closed"]:
         words.append(f"not asked now: {peer['closed']}")
+    if peer["offences"]:
+        words.append(f"standing {peer['standing']:g}: {_counted(peer['offences'])}")
     return ", ".join(words)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
 
 
 @click.command()

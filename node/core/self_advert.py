@@ -17,7 +17,7 @@ from protocol.ids import Epoch, PeerId, SwarmId
 from protocol.records import Stamp
 from protocol.wire import Value
 
-SPOKEN: Final[Versions] = {"infer": (1,), "load": (1,), "advert": (1,)}
+SPOKEN: Final[Versions] = {"infer": (1,), "load": (1,), "advert": (1,), "history": (1,), "performance": (1,)}
 
 ANSWERS: Final = 16  # nodes that answer a newcomer whom they only heard of: it then knows a part of any swarm at once
 HEARD_FIRST, HEARD_LAST = 0.2, 2.0  # s until such an answer: spread, or sixteen adverts would come in one moment

@@ -3,11 +3,11 @@
 Knows both vocabularies and nothing else: who signs it, when, and what machine and model it was are arguments.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from node.core.observation import to_wire_strategy
+from node.core.own_records import Compose, Setting
 from node.core.trial_outcome import Figure
 from node.core.trial_plan import Cell, Plan, pair
 from node.core.workloads import Load, Workload
@@ -75,19 +75,6 @@ def outcome_on_wire(cell: Cell) -> wire.Outcome | None:
         cpu_us=_median(figures, "cpu_us"),
         foreign_load_ppm=_median(figures, "foreign_load"),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What all records of one run share."""
-
-    model: wire.Model
-    hardware: wire.Hardware
-    benchmark: wire.Benchmark
-    engine: wire.Engine
-
-
-Compose = Callable[[Stamp], wire.Performance]
 
 
 def records_of(

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 # Seconds. From a cached first token on a fast GPU to a long answer on a slow CPU.
 _TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+# Lateness of the loop: from a turn of it to a stop that people notice.
+_LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0)
 OTHER = "other"
 
 
@@ -36,6 +38,9 @@ class HttpMetrics:
             "metainf_route_attempts", "Attempts to have a prompt answered.", ("outcome",), registry=registry
         )
         self._offences = Counter("metainf_http_offences", "What clients did wrong.", ("kind",), registry=registry)
+        self._lag = Histogram(
+            "metainf_loop_lag_seconds", "How late the event loop was.", buckets=_LAG_BUCKETS, registry=registry
+        )
 
     def begin(self) -> None:
         """Note that a request to an engine's endpoint has come."""
@@ -58,6 +63,10 @@ class HttpMetrics:
     def offence(self, kind: str) -> None:
         """Count one thing that a client did wrong; `kind` is one of a fixed, small set."""
         self._offences.labels(kind).inc()
+
+    def late(self, seconds: float) -> None:
+        """Note how late the loop was at one moment."""
+        self._lag.observe(seconds)
 
     def render(self) -> bytes:
         """Write the registry as Prometheus reads it."""

@@ -2,6 +2,7 @@
 
 from node.core import trial_records, workloads
 from node.core.observation import to_wire_strategy
+from node.core.own_records import Setting
 from node.core.strategy import DEFAULT, Speculation, Strategy
 from node.core.trial_outcome import Outcome, Spread
 from node.core.trial_plan import Cell, Entry, Failure, Plan, cells
@@ -62,7 +63,7 @@ def test_each_cell_of_a_run_that_came_to_something_makes_a_record_and_those_of_o
         for strategy, load in ((STRATEGY, LOAD.name), (DEFAULT, LOAD.name), (DEFAULT, "bursty"))
     ]
     both = workloads.loads(Scale(prefill=256, decode=16), kinds=(LOAD.name, "bursty"))
-    setting = trial_records.Setting(model=MODEL, hardware=HARDWARE, benchmark=BENCHMARK, engine=ENGINE)
+    setting = Setting(model=MODEL, hardware=HARDWARE, benchmark=BENCHMARK, engine=ENGINE)
     made = [
         records.sign(PERFORMANCE, compose(body(seq=number).stamp), samples.KEY).body
         for number, (_, compose) in enumerate(trial_records.records_of(plan, cells(plan, done), both, setting))

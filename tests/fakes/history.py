@@ -1,4 +1,4 @@
-"""The history in memory: `node.record_ports.History` without a disk. Keeps the same promises but for surviving."""
+"""The history in memory: `node.record_ports.OwnHistory` without a disk. Keeps the same promises but for surviving."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -14,7 +14,7 @@ from node.record_ports import Admitted, HistoryFacts, Holding, Standing
 from protocol import limits, ranges
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.ids import PUBLIC_SWARM, Epoch, PeerId, RecordName, SwarmId
-from protocol.records import Fork, Kind, Signed, find_fork, verify_and_open
+from protocol.records import Fork, Kind, Signed, SigningKey, Stamp, find_fork, sign, verify_and_open
 
 
 def no_objection(_: object) -> None:
@@ -36,6 +36,7 @@ class FakeHistory:
         check: Callable[[Signed[Any]], str | None] = no_objection,
         cell: Callable[[Signed[Any]], bytes] = lambda signed: b"%d" % signed.name.seq,
         quota: Quota | None = None,
+        key: SigningKey | None = None,
     ) -> None:
         self.refusing = False
         self.records: dict[RecordName, Signed[Any]] = {}
@@ -51,6 +52,37 @@ class FakeHistory:
         self._series: dict[tuple[PeerId, Epoch], dict[int, bytes]] = {}
         self._counts: Counter[PeerId] = Counter()
         self._soonest = limits.TIME_MAX_US  # expiry
+        self._key = key
+        self._epoch: Epoch | None = None
+        self._written = 0
+
+    def begin_run(self) -> None:
+        """Begin a new epoch with the next record of its own, as a node does that starts again."""
+        self._epoch, self._written = None, 0
+
+    async def append(self, compose: Callable[[Stamp], Any], *, lifetime_us: int) -> Signed[Any]:
+        self.calls["append"] += 1
+        await trio.lowlevel.checkpoint()
+        if self.refusing:
+            raise Unavailable("the disk is full")
+        if self._key is None:
+            raise LocalProtocolError("a history that was opened without a pen has no records of its own")
+        now = self._now_us()
+        stamp = Stamp(
+            version=self._kind.version,
+            swarm=self._swarm,
+            author=PeerId.from_public_key(self._key.public_key().public_bytes_raw()),
+            epoch=self._epoch or Epoch(now),
+            seq=self._written,
+            time=now,
+            expiry=now + lifetime_us,
+        )
+        self._epoch = stamp.epoch
+        self._written += 1
+        signed = sign(self._kind, compose(stamp), self._key)
+        self._keep(signed)
+        self._sweep()
+        return signed
 
     async def admit(self, sealed: Sequence[bytes], *, via: PeerId | None) -> tuple[Admitted, ...]:
         if len(sealed) > limits.BATCH_RECORDS:

@@ -59,22 +59,30 @@ class FakeGossip:
 
     air: FakeAir
     node: FakeNode
-    heard: set[tuple[str, bytes]] = field(default_factory=set)
 
     async def publish(self, topic: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
-        for peer, (hops, via) in reach(self.air.network, self.node.me).items():
-            if peer != self.node.me and (peer, topic) in self.air.ears and not self.air.loses():
-                self.node.nursery.start_soon(self._deliver, peer, topic, data, hops, via)
+        self._pass_on(self.node, topic, data, {self.node.me})
 
-    async def _deliver(self, peer: PeerId, topic: str, data: bytes, hops: int, via: PeerId) -> None:
-        await trio.sleep(sum(self.air.network.delay() for _ in range(hops)))
-        judge, ear = self.air.ears.get((peer, topic), (None, None))
-        if judge is not None and ear is not None and judge(data, via):
-            try:
-                ear.send_nowait(data)
-            except trio.WouldBlock:
-                return
+    def _pass_on(self, here: FakeNode, topic: str, data: bytes, told: set[PeerId]) -> None:
+        """Send to the neighbours that have not been told by anybody; one for whom it is lost hears it never."""
+        for peer in sorted(here.links - told):
+            there = self.air.network.find(peer)
+            if there is not None and not self.air.network.is_cut(here.me, peer):
+                told.add(peer)
+                if not self.air.loses():
+                    there.nursery.start_soon(self._deliver, there, topic, data, here.me, told)
+
+    async def _deliver(self, node: FakeNode, topic: str, data: bytes, via: PeerId, told: set[PeerId]) -> None:
+        await trio.sleep(self.air.network.delay())
+        judge, ear = self.air.ears.get((node.me, topic), (None, None))
+        if judge is None or ear is None or not judge(data, via):
+            return  # who does not listen, or refuses it, does not pass it on either
+        self._pass_on(node, topic, data, told)
+        try:
+            ear.send_nowait(data)
+        except trio.WouldBlock:
+            return
 
     @asynccontextmanager
     async def subscribe(

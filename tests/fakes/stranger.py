@@ -1,6 +1,6 @@
 """A peer that greets as it should, and then says what a test has it say: any bytes, at any time."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,6 +43,7 @@ class Stranger:
 
     node: Node
     victim: PeerId
+    clock: Callable[[], int] = wall
 
     @property
     def me(self) -> PeerId:
@@ -51,7 +52,7 @@ class Stranger:
 
     def greeting(self, *, incarnation: int | None = None) -> Greeting:
         """Return a greeting as an honest node begins it."""
-        epoch = Epoch(wall() if incarnation is None else incarnation)
+        epoch = Epoch(self.clock() if incarnation is None else incarnation)
         ours = our_hello(me=self.me, swarm=PUBLIC_SWARM, epoch=epoch, version="0")
         return Greeting(Side.OPENER, ours, self.victim)
 
@@ -59,9 +60,9 @@ class Stranger:
         """Greet; whether that went well."""
         greeting = self.greeting()
         async with self.node.open(self.victim, hello.PROTOCOL_ID, patience=PATIENCE) as stream:
-            await stream.send(greeting.begin(wall()))
+            await stream.send(greeting.begin(self.clock()))
             while (payload := await stream.receive()) is not None:
-                greeting.take(payload, wall())
+                greeting.take(payload, self.clock())
                 await stream.finish()
         return isinstance(greeting.outcome, Settled)
 

@@ -28,11 +28,19 @@ from node.ports import Endpoint, LaunchPlan
 from node.services.tend import TendLimits
 from node.supervise import StopWish
 from protocol.ids import PeerId
+from protocol.performance import PERFORMANCE
 from tests.fakes.engine import FakeEngine, FakeLauncher, FakeUpstream
+from tests.fakes.history import FakeHistory
 
 PORT = 8470
+BEGINNING = 1_800_000_000_000_000  # µs since 1970 at the loop's time zero
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 PUBLIC_KEY = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")  # RFC 8032, test 1
+
+
+def wall() -> int:
+    """Return the wall clock of every node."""
+    return BEGINNING + round(trio.current_time() * 1_000_000)
 
 
 class SimUpstream(FakeUpstream):
@@ -87,8 +95,12 @@ class SimNode:
         public_key: bytes = PUBLIC_KEY,
         among: tuple[SwarmHands, SwarmPolicies] | None = None,
         luck: Callable[[], float] = lambda: 0.5,
+        history: FakeHistory | None = None,
+        clock: Callable[[], int] = wall,
     ) -> None:
         self.engine = engine
+        self.history = history or FakeHistory(PERFORMANCE, now_us=clock)
+        self._clock = clock
         self.peer_id = str(PeerId.from_public_key(public_key))
         self._public_key = public_key
         self._among = among
@@ -127,11 +139,14 @@ class SimNode:
             launcher=FakeLauncher(engine) if self.engine is not None else None,
             upstream=SimUpstream(engine),
             listen=self.listener,
+            history=self.history,
             luck=self._luck,
+            wall=self._clock,
             swarm=self._among[0] if self._among is not None else None,
         )
         try:
-            await run(hands, self.policies(), wish=self.wish, tell=self.tell)
+            # In virtual time the loop is never late, and every look at it is a jump of the clock.
+            await run(hands, self.policies(), wish=self.wish, tell=self.tell, lag_every=60.0)
         finally:
             self.ended.set()
 

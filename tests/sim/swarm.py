@@ -12,17 +12,19 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.core.access import Access
+from node.core.cells import cell_of
 from node.hands import SwarmHands, dht_rules
+from node.history import doubt_of
 from node.policies import SwarmPolicies
 from node.services.serve_peers import PeerLimits
 from protocol.addresses import Address, Reach
 from protocol.ids import PUBLIC_SWARM, Epoch, PeerId, SwarmId
+from protocol.performance import PERFORMANCE
 from tests.fakes.engine import FakeEngine
+from tests.fakes.history import FakeHistory
 from tests.fakes.network import FakeNetwork, FakeNode, Weather
 from tests.fakes.network_talk import FakeAir, FakeTable
-from tests.sim.node import SimNode
-
-BEGINNING = 1_800_000_000_000_000  # µs since 1970 at the loop's time zero
+from tests.sim.node import SimNode, wall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class SimSwarm:
     nodes: dict[str, SimNode] = field(default_factory=dict)
     _places: dict[str, FakeNode] = field(default_factory=dict)
     _remembered: dict[str, tuple[Address, ...]] = field(default_factory=dict)
+    _histories: dict[str, FakeHistory] = field(default_factory=dict)
     _scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
 
     async def start(
@@ -89,7 +92,6 @@ class SimSwarm:
                     nearby=None,
                     remembered=self._remembered.get(name, ()),
                     remember=lambda addresses: self._remember(name, addresses),
-                    wall=wall,
                 )
                 seed = self.luck.randrange(1 << 30)
                 node = SimNode(
@@ -97,6 +99,7 @@ class SimSwarm:
                     public_key=public_key,
                     among=(hands, policies),
                     luck=random.Random(seed).random,  # noqa: S311
+                    history=self._history_of(name, key),
                 )
                 self.nodes[name] = node
                 up.set()
@@ -140,6 +143,14 @@ class SimSwarm:
 
         return await until(all_known, within=within)
 
+    def _history_of(self, name: str, key: Ed25519PrivateKey) -> FakeHistory:
+        """Return what is on a node's disk, which outlives it."""
+        history = self._histories.setdefault(
+            name, FakeHistory(PERFORMANCE, now_us=wall, check=doubt_of(wall), cell=cell_of, key=key)
+        )
+        history.begin_run()
+        return history
+
     async def _remember(self, name: str, addresses: Sequence[Address]) -> None:
         await trio.lowlevel.checkpoint()
         self._remembered[name] = tuple(addresses)
@@ -152,11 +163,6 @@ async def until(true: Callable[[], Awaitable[bool]], *, within: float) -> float:
         while not await true():  # noqa: ASYNC110 -- nothing tells when: it is asked, as a user would
             await trio.sleep(0.05)
     return trio.current_time() - began
-
-
-def wall() -> int:
-    """Return the wall clock of every node."""
-    return BEGINNING + round(trio.current_time() * 1_000_000)
 
 
 def engine(**more: object) -> FakeEngine:

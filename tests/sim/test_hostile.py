@@ -23,7 +23,7 @@ from node.core.quota import QuotaLimits
 from node.core.standings import Standings
 from node.errors import NodeError
 from node.hands import dht_rules
-from protocol import dht, hello, inference, limits, load
+from protocol import dht, hello, history, inference, limits, load
 from protocol.addresses import Address
 from protocol.advert import ModelOffer
 from protocol.errors import RemoteProtocolError
@@ -36,8 +36,8 @@ from tests.fakes.network import FakeNetwork, FakeNode, Weather
 from tests.fakes.network_talk import FakeAir, FakeTable
 from tests.fakes.stranger import Poller, Stranger, an_ask, greeted, id_of, key_of, stranger
 from tests.protocol import swarm_samples
-from tests.sim.node import SimAnswer, SimNode
-from tests.sim.swarm import BEGINNING, Rules, SimSwarm, engine, sim_swarm, until, wall
+from tests.sim.node import BEGINNING, SimAnswer, SimNode
+from tests.sim.swarm import Rules, SimSwarm, engine, sim_swarm, until, wall
 from tests.sim.test_swarm import ASK, WHOLE, ask, until_served
 
 STRINGS = int(os.environ.get("METAINF_FUZZ_REQUESTS", "1000"))
@@ -112,10 +112,13 @@ ORDERLY = (
 )
 
 
-@pytest.mark.parametrize("protocol", [hello.PROTOCOL_ID, inference.PROTOCOL_ID, load.PROTOCOL_ID])
+@pytest.mark.parametrize("protocol", [hello.PROTOCOL_ID, inference.PROTOCOL_ID, load.PROTOCOL_ID, history.PROTOCOL_ID])
 async def test_bytes_of_every_kind_to_a_handler_leave_the_node_as_it_was(autojump_clock: object, protocol: str) -> None:
     async with a_pair(prefill_time=0.01, token_time=0.001) as (swarm, a, b):
-        place, right = place_of(swarm, "b"), (*vectors("hello", "inference", "load", "wire", "framing"), *ORDERLY)
+        place, right = (
+            place_of(swarm, "b"),
+            (*vectors("hello", "history", "inference", "load", "wire", "framing"), *ORDERLY),
+        )
         assert (await ask(a)).body == WHOLE  # its streams are kept for the next
         await trio.sleep(SETTLED)
         before, remembered, known = tasks(), held(), await swarm.known("b")
@@ -445,7 +448,7 @@ async def test_a_flood_of_made_up_nodes_displaces_nobody_and_takes_no_prompt_and
         assert not [each for each in logs if each["log_level"] != "debug"]
         nodes, most = 2, BookLimits().peers
         books = held()
-        assert books["Peerbook"] == nodes * most
+        assert nodes * (most - 1) <= books["Peerbook"] <= nodes * most  # full: b hears what a passes on
         assert books["AddressBook"] <= nodes * most
         of_one, of_all = one.network.most_in_a_second(one.hosts)
         assert of_one <= nodes

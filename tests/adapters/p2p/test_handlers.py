@@ -71,7 +71,6 @@ async def a_whole_node() -> AsyncIterator[tuple[SimNode, P2pHost]]:
             nearby=None,
             remembered=(),
             remember=_forget,
-            wall=wall,
         )
         policies = SwarmPolicies(
             swarm=PUBLIC_SWARM,
@@ -85,7 +84,7 @@ async def a_whole_node() -> AsyncIterator[tuple[SimNode, P2pHost]]:
             limits=PeerLimits(),
         )
         engine = FakeEngine(load_time=0.0, tokens=16, token_time=0.001)
-        node = SimNode(engine, public_key=key.public_key().public_bytes_raw(), among=(hands, policies))
+        node = SimNode(engine, public_key=key.public_key().public_bytes_raw(), among=(hands, policies), clock=wall)
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(node.live)
         await node.until("engine_state", within=PATIENCE, state="ready")

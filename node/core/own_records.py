@@ -1,0 +1,27 @@
+"""What a node's own performance records share, whatever they measure, and how long they are to be kept.
+
+Knows the record's parts and nothing of where they come from.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from protocol import limits
+from protocol import performance as wire
+from protocol.records import Stamp
+
+# A year is what the wire allows and retention is written for; a day less, so that a clock that is behind bears it too.
+LIFETIME_US: Final = limits.LIFETIME_MAX_US - limits.DAY_US
+
+Compose = Callable[[Stamp], wire.Performance]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What was measured on: the parts that all records of one engine on one machine share."""
+
+    model: wire.Model
+    hardware: wire.Hardware
+    benchmark: wire.Benchmark
+    engine: wire.Engine
