@@ -15,6 +15,7 @@ from node.cli.doctor import doctor
 from node.cli.keys import key
 from node.cli.options import VERSION
 from node.cli.profile import profile
+from node.cli.records import records
 from node.cli.talk import ask, models, peers, status
 from node.cli.up import up
 from node.errors import ExitCode, NodeError
@@ -31,6 +32,7 @@ def metainf() -> None:
       metainf peers             who else is there
       metainf doctor            what is wrong, and what to do
       metainf profile           what this machine can do
+      metainf records           what was measured, here and by others
     """  # noqa: D301 -- click's mark for text that is not to be re-wrapped
 
 
@@ -41,7 +43,7 @@ def version(as_json: bool) -> None:
     click.echo(json.dumps({"version": VERSION}) if as_json else f"metainf {VERSION}")
 
 
-for verb in (up, status, peers, models, ask, doctor, config, key, api_key, profile):
+for verb in (up, status, peers, models, ask, doctor, config, key, api_key, profile, records):
     metainf.add_command(verb)
 
 

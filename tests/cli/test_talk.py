@@ -25,6 +25,7 @@ STATUS = {
         "log_tail": ["last words"],
         "restarts": 2,
     },
+    "records": {"total": 2000, "authors": 10, "written": 7, "quarantined": 1, "rejected": {"power": 3}},
     "requests": {"running": 1, "served": 2, "failed": 3, "resumed": 0},
 }
 
@@ -51,7 +52,8 @@ def test_status_tells_the_state_of_the_engine_and_why(canned_node: CannedNode, m
     code, out, _ = metainf("status")
     assert code == 0
     told = ("attic", "1 h 2 min", "backoff: killed by signal 9", "| last words", "1 running", "restarts  2")
-    for words in (*told, "192.0.2.7", "3 known, 2 of them connected"):
+    history = ("2000 of 10 authors, 7 written here", "1 authors in quarantine", "not believed: power 3")
+    for words in (*told, *history, "192.0.2.7", "3 known, 2 of them connected"):
         assert words in out
 
 
@@ -61,12 +63,19 @@ def test_status_as_json_is_the_node_s_own_document(canned_node: CannedNode, meta
 
 
 def test_peers_are_listed_with_how_far_they_are_and_what_they_serve(canned_node: CannedNode, metainf: Metainf) -> None:
+    good, bad = {"standing": 1.0, "offences": {}}, {"standing": 0.5, "offences": {"fork": 1}}
     near = {"connected": True, "rtt_ms": 1.5, "load": {"work": 2.0}, "closed": None, "models": [{"name": "tiny"}]}
     away = {"connected": False, "rtt_ms": None, "load": None, "closed": "hung", "models": []}
-    listed = {"peers": [{"peer_id": "A", "name": "attic", **near}, {"peer_id": "B", "name": None, **away}]}
+    listed = {
+        "peers": [{"peer_id": "A", "name": "attic", **near, **good}, {"peer_id": "B", "name": None, **away, **bad}],
+        "outcasts": [{"peer_id": "C", "offences": {"bad_gossip": 3}}],
+        "rejected_records": {"bad_signature": 3},
+    }
     canned_node.answer("GET", "/peers", listed)
     out = metainf("peers")[1]
     for words in ("attic", "connected, 1.5 ms, 2 prompts outstanding", "serves tiny", "not asked now: hung"):
+        assert words in out
+    for words in ("standing 0.5: fork 1", "C   parted from for a while: bad_gossip 3", "not believed: bad_signature 3"):
         assert words in out
     assert json.loads(metainf("peers", "--json")[1]) == listed
 
