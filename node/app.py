@@ -1,10 +1,12 @@
 """The composition root: what there is, and who gets it.
 
 `hands.open_hands` builds the adapters that the settings ask for; `run` builds the core and the services on whatever
-hands it is given, so that a simulation runs the real wiring on fakes; `company` is the part of it among peers.
+hands it is given, so that a simulation runs the real wiring on fakes; `company` is the part of it among peers,
+`recording` what it writes of itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,15 +24,14 @@ from node.http.asgi import App
 from node.http.auth import KeyRing
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.control import control_app
-from node.http.history_metrics import HistoryMetrics
 from node.http.metrics import HttpMetrics
 from node.places import Places
 from node.policies import Policies
+from node.recording import Recording, traffic_of
 from node.services.no_engine import NoEngine
 from node.services.serve import LocalReplica
 from node.services.tend import EngineKeeper
 from node.services.watch_lag import EVERY, LagWatch
-from node.services.write_records import Scribe
 from node.settings import Settings
 from node.supervise import StopWish, first_node_error, stop_on_signals
 from node.telemetry import Events, OffenceLog
@@ -52,6 +53,10 @@ def main(settings: Settings, policies: Policies, where: Places, *, events: Event
     def tell(event: str, facts: Mapping[str, Any]) -> None:
         events.emit(event, facts)
         narrate(event, facts)
+        if event == "ready":
+            # What was imported and built stays: the collector looking through it again stops everybody for 80 ms.
+            gc.collect()
+            gc.freeze()
 
     async def live() -> None:
         tell("starting", {"version": policies.version, "data_dir": str(where.data)})
@@ -82,7 +87,14 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
     reports = Reports(OffenceLog(now=trio.current_time, count=metrics.offence))
     # The keeper and the replica need each other: what runs is asked of the replica once there is one.
     engine = _engine(hands, policies, tell, in_flight=lambda: local.counts().running)
-    local = LocalReplica(node=peer_id, board=engine, upstream=hands.upstream, admission=Admission(policies.admission))
+    traffic = traffic_of(hands, policies)
+    local = LocalReplica(
+        node=peer_id,
+        board=engine,
+        upstream=hands.upstream,
+        admission=Admission(policies.admission),
+        traffic=traffic,
+    )
     company = None
     if hands.swarm is not None and policies.swarm is not None:
         home = Home(
@@ -96,14 +108,17 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             offence=reports.offence,
         )
         company = Company(hands.swarm, policies, policies.swarm, home)
-    scribe = Scribe(
-        hands.history, publish=_to_nobody if company is None else company.replication.publish, wall=hands.wall
+    recording = Recording(
+        hands,
+        policies,
+        author=peer_id,
+        engine=engine,
+        local=local,
+        traffic=traffic,
+        company=company,
+        tell=tell,
     )
-    HistoryMetrics(
-        facts=hands.history.facts,
-        exchanged=dict if company is None else company.exchanged,
-        rejected=lambda: _rejected(hands, company),
-    ).register(registry)
+    recording.metrics.register(registry)
 
     def application(keys: KeyRing, limits: HttpLimits) -> App:
         return http_app(
@@ -134,7 +149,8 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             "addresses": [str(each) for each in company.addresses] if company is not None else [],
             "engine": _engine_facts(engine.snapshot()),
             "peers": company.numbers() if company is not None else {"connected": 0, "known": 0},
-            "records": _record_facts(hands, company, scribe),
+            "records": recording.facts(),
+            "trials": recording.trial_facts(),
             "learner": {"trained_at": None, "records_used": 0, "error_median": None, "coverage_90": None},
             "requests": _request_facts(local, company),
             "requests_of_peers": company.served() if company is not None else {},
@@ -146,6 +162,8 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         peers=lambda: company.peers() if company is not None else {"peers": []},
         stop=wish.ask,
         restart_engine=lambda reason: engine.restart(reason=reason, grace=policies.drain),
+        admit=recording.admit,
+        trials=recording.trials,
     )
     api = application(KeyRing(policies.keys), policies.http)
     ending = trio.Event()
@@ -155,6 +173,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         background.start_soon(engine.run)
         if company is not None:
             background.start_soon(company.run)
+        background.start_soon(recording.run)
         async with trio.open_nursery() as servers:
             listen = partial(hands.listen, reports=reports, stop=ending.wait, limits=policies.server)
             here = TcpBind(host=policies.api.host, port=policies.api.port)
@@ -196,31 +215,6 @@ def _request_facts(local: LocalReplica, company: Company | None) -> dict[str, in
         "retried": among.retried if among is not None else 0,
         "resumed": 0,
     }
-
-
-def _record_facts(hands: Hands, company: Company | None, scribe: Scribe) -> dict[str, Any]:
-    """Tell of the history: what is held, what this run added, what was refused by reason."""
-    facts = hands.history.facts()
-    return {
-        "total": facts.records,
-        "authors": facts.authors,
-        "bytes": facts.bytes,
-        "quarantined": facts.quarantined,
-        "written": scribe.written,
-        "doubtful": scribe.doubtful,
-        "rejected": _rejected(hands, company),
-        "exchanged": company.exchanged() if company is not None else {},
-    }
-
-
-def _rejected(hands: Hands, company: Company | None) -> dict[str, int]:
-    """Count records that were not believed, by reason: at the history's door, and before it."""
-    at_the_door = hands.history.facts().rejected
-    return dict(at_the_door if company is None else company.replication.counts().rejected)
-
-
-def _to_nobody(_: Sequence[bytes]) -> None:
-    """Say records on a node by itself: they are in its history, and go out once it is among others."""
 
 
 async def _hurry(wish: StopWish, scope: trio.CancelScope) -> None:

@@ -347,6 +347,7 @@ class Company:
             else (),
             roles=roles,
             name=self._policies.name,
+            hardware=self._hands.hardware,
             engine=Engine(name="vllm") if serves and snapshot.strategy != "external" else None,
             strategy=to_plain(plan.strategy) if serves else None,  # type: ignore[arg-type]
             limits=ServeLimits(

@@ -26,17 +26,23 @@ from node.adapters.lan import nodes_nearby
 from node.adapters.system import LocalMachine, local_addresses, port_owner, private_folder
 from node.adapters.upstream.pool import UpstreamPool
 from node.core.own_addresses import own_addresses
+from node.core.own_records import Setting
+from node.core.profile import Profile, hardware_summary
 from node.errors import Unavailable
 from node.history import begin_epoch, open_own_history, wall_us
 from node.http.asgi import App
+from node.machine_profile import hardware_now
 from node.places import Places
 from node.policies import Policies, SwarmPolicies
 from node.ports import Directory, Endpoint, EngineLauncher, Gossip, Streams, Swarm, Upstream
 from node.record_ports import OwnHistory
 from node.settings import Settings
 from node.telemetry import OffenceLog, hush_libraries
+from node.trial_hands import kept_setting, trial_hands
+from node.trial_ports import TrialHands
 from protocol import dht
 from protocol.addresses import Address
+from protocol.advert import Hardware
 from protocol.errors import RemoteProtocolError
 from protocol.gossip import Subject, Topic, message_id
 from protocol.ids import Epoch, SwarmId
@@ -85,6 +91,7 @@ class SwarmHands:
         nearby: addresses of nodes heard of on the local network; None where nobody listens for them.
         remembered: addresses that worked in the last run.
         remember: keeps such addresses for the next.
+        hardware: this machine, as adverts tell of it.
     """
 
     network: Network
@@ -96,6 +103,7 @@ class SwarmHands:
     nearby: trio.MemoryReceiveChannel[Address] | None
     remembered: tuple[Address, ...]
     remember: Callable[[Sequence[Address]], Awaitable[None]]
+    hardware: Hardware | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +116,8 @@ class Hands:
         history: the performance records, with a pen for its own.
         luck: uniform in [0, 1).
         wall: returns the wall clock, microseconds since 1970; from any thread.
+        trials: None on a node without an engine of its own.
+        setting: model, machine and engine as records tell of them, without measuring anything; likewise.
         swarm: None on a node by itself.
     """
 
@@ -118,6 +128,8 @@ class Hands:
     history: OwnHistory
     luck: Callable[[], float]
     wall: Callable[[], int]
+    trials: TrialHands | None = None
+    setting: Callable[[], Awaitable[Setting | None]] | None = None
     swarm: SwarmHands | None = None
 
 
@@ -161,6 +173,8 @@ async def open_hands(settings: Settings, policies: Policies, where: Places) -> A
             history=history,
             luck=random.random,
             wall=wall_us,
+            trials=_trials(settings, policies, where),
+            setting=_setting(settings, policies, where),
             swarm=swarm,
         )
 
@@ -217,6 +231,7 @@ async def _open_swarm(
             nearby=nearby,
             remembered=remembered,
             remember=remember,
+            hardware=hardware_summary(Profile(hardware=await trio.to_thread.run_sync(hardware_now))),
         )
 
 
@@ -248,6 +263,28 @@ def dht_rules(
     return {namespace.value: (valid, best) for namespace in dht.Namespace}
 
 
+def _trials(settings: Settings, policies: Policies, where: Places) -> TrialHands | None:
+    if not _own_engine(settings):
+        return None
+    return trial_hands(python=_python(settings), plan=policies.plan, where=where)
+
+
+def _setting(settings: Settings, policies: Policies, where: Places) -> Callable[[], Awaitable[Setting]] | None:
+    """Return what says which model and machine are observed; a server elsewhere runs on nobody knows what."""
+    if not _own_engine(settings):
+        return None
+    return kept_setting(python=_python(settings), plan=policies.plan, where=where)
+
+
+def _own_engine(settings: Settings) -> bool:
+    """Whether the node runs vLLM itself, and knows how."""
+    return settings.engine.enabled and settings.engine.url is None and not settings.engine.command
+
+
+def _python(settings: Settings) -> Path:
+    return Path(settings.engine.python or sys.executable)
+
+
 def _launcher(settings: Settings, where: Places) -> EngineLauncher | None:
     engine = settings.engine
     if not engine.enabled:
@@ -255,7 +292,7 @@ def _launcher(settings: Settings, where: Places) -> EngineLauncher | None:
     if engine.url is not None:
         return ExternalLauncher(parse_engine_url(engine.url, engine.url_key))
     setup = VllmSetup(
-        python=Path(engine.python or sys.executable),
+        python=_python(settings),
         command=engine.command,
         logs=where.logs,
         work=where.state / "engine",

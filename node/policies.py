@@ -5,7 +5,7 @@ Checks what no single setting can say (a bind beyond loopback wants a key). Pure
 
 import hashlib
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ from node.places import Places
 from node.ports import LaunchPlan
 from node.services.serve_peers import PeerLimits
 from node.services.tend import TendLimits
+from node.services.trial_runs import TrialPolicy
 from node.settings import ApiKey as SettingsApiKey
 from node.settings import EngineSection, P2pSection, Settings
 from protocol import limits
@@ -77,6 +78,8 @@ class Policies:
     keys: tuple[ApiKey, ...]
     http: HttpLimits
     server: ServerLimits
+    trials: TrialPolicy = field(default_factory=TrialPolicy)
+    record_traffic: bool = True  # whether the swarm is told how this node's answers went
     swarm: SwarmPolicies | None = None  # None: a node by itself
 
 
@@ -125,6 +128,13 @@ def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
             body_idle_seconds=api.body_timeout_s,
             grace_seconds=engine.drain_s,
         ),
+        trials=TrialPolicy(
+            idle=settings.trials.idle,
+            idle_after=settings.trials.idle_after_s,
+            daily=settings.trials.budget_minutes * 60,
+            grace=engine.drain_s,
+        ),
+        record_traffic=settings.records.traffic,
         swarm=_swarm(settings.p2p, settings) if settings.p2p.enabled else None,
     )
 

@@ -116,6 +116,20 @@ class P2pSection(Section, frozen=True, kw_only=True):
     owner_places: Annotated[int, Meta(ge=0)] = 8  # of engine.max_running, never taken by peers
 
 
+class RecordsSection(Section, frozen=True, kw_only=True):
+    """[records]: what this node tells the swarm of what it measured."""
+
+    traffic: bool = True  # records of the answers that its own engine gave: times, and lengths cut down to two digits
+
+
+class TrialsSection(Section, frozen=True, kw_only=True):
+    """[trials]: this node measures its own engine under other strategies while nobody wants an answer of it."""
+
+    idle: bool = True  # the engine is away meanwhile, and back as soon as a prompt comes
+    idle_after_s: Seconds = 900.0  # for so long nobody was owed an answer
+    budget_minutes: Annotated[float, Meta(gt=0, le=1440)] = 15.0  # at most, in 24 hours
+
+
 class LogSection(Section, frozen=True, kw_only=True):
     """[log]: the node's own log."""
 
@@ -134,6 +148,8 @@ class Settings(Section, frozen=True, kw_only=True):
     api: ApiSection = ApiSection()
     engine: EngineSection = EngineSection()
     p2p: P2pSection = P2pSection()
+    records: RecordsSection = RecordsSection()
+    trials: TrialsSection = TrialsSection()
     log: LogSection = LogSection()
 
     def with_api_keys(self, keys: tuple[ApiKey, ...]) -> "Settings":

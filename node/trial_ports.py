@@ -3,11 +3,12 @@
 Knows no vLLM and no file. `node.ports` is the rest; these are apart because only trials use them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.core.own_records import Setting
 from node.core.strategy import Strategy
 from node.core.trial_plan import Entry, Failure, Session
 from node.core.workloads import Request
@@ -91,11 +92,16 @@ BenchOpener = Callable[[], AbstractAsyncContextManager[Bench]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What a book holds: the run's settings, what was tried, and how long each session took."""
+    """What a book holds: the run's settings, what was tried, how long each session took, what is told of in records.
+
+    Attributes:
+        written: names of cells in the state in which records were made of them (`node.core.trial_plan.mark`).
+    """
 
     header: Mapping[str, object]
     entries: tuple[Entry, ...]
     took: tuple[tuple[Session, float], ...]
+    written: frozenset[str] = frozenset()
 
 
 class TrialBook(Protocol):
@@ -120,3 +126,39 @@ class TrialBook(Protocol):
     def write_time(self, session: Session, seconds: float) -> None:
         """Add how long a session took."""
         ...
+
+    def write_marks(self, marks: Sequence[str]) -> None:
+        """Note of which cells records were made."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What trials of one model on one machine are made with.
+
+    Attributes:
+        open: the bench. It wants the machine for itself, as does `setting`.
+        context: what must be equal for a run of earlier to go on: driver, clocks, hardware, software.
+        model: the name that the bench's facts give.
+        setting: what the records of these trials share; may measure for some seconds. Raises EngineUnavailable.
+    """
+
+    open: BenchOpener
+    book: TrialBook
+    context: Mapping[str, object]
+    model: str
+    gpus: int
+    setting: Callable[[], Awaitable[Setting]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialHands:
+    """What a node can do about trials.
+
+    Attributes:
+        prepare: finds out what trials would be made with now, telling progress in words. Raises EngineUnavailable.
+        mint: names for runs that nobody had before.
+    """
+
+    prepare: Callable[[Callable[[str], None]], Awaitable[Workshop]]
+    mint: Callable[[], str]

@@ -92,7 +92,9 @@ def _is_broad(handler: ast.ExceptHandler) -> bool:
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["version"], ["status", "--help"], ["ask", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["version"], ["status", "--help"], ["ask", "--help"], ["records", "list", "--help"]]
+)
 def test_quick_verbs_import_nothing_heavy(arguments: list[str]) -> None:
     probe = (
         "import sys; from node.cli.main import run; code = run(sys.argv[1:]);"

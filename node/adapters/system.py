@@ -118,11 +118,14 @@ def private_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def node_lock(file: Path) -> Iterator[None]:
+def node_lock(file: Path, *, holder: str = "a node") -> Iterator[None]:
     """Hold the lock that makes this the only node on its data folder. The kernel frees it when the process ends.
 
+    Args:
+        holder: who we are, in the words that whoever finds it locked is told.
+
     Raises:
-        Unavailable: another node has it, with its pid.
+        Unavailable: somebody else has it, with who that is and its pid.
     """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with file.open("a+") as handle:
@@ -130,13 +133,15 @@ def node_lock(file: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             handle.seek(0)
-            pid = handle.read(32).strip() or "unknown"
+            pid, _, who = handle.read(64).strip().partition(" ")
             raise Unavailable(
-                f"a node already runs on {file.parent} (pid {pid})",
-                remedy="`metainf status` shows it; use another --data-dir for a second node",
+                f"{who or 'a node'} already runs on {file.parent} (pid {pid or 'unknown'})",
+                remedy="`metainf status` shows it; use another --data-dir for a second node"
+                if who in ("", "a node")
+                else "wait for its end, or end it",
             ) from error
         handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
+        handle.write(f"{os.getpid()} {holder}\n")
         handle.flush()
         yield
 

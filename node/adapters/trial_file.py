@@ -42,7 +42,8 @@ class TrialFile:
             return None
         entries = [entry for message in messages if (entry := _entry(message)) is not None]
         took = [time for message in messages if (time := _time(message)) is not None]
-        return Page(header=header, entries=tuple(entries), took=tuple(took))
+        written = frozenset(mark for message in messages for mark in _marks(message))
+        return Page(header=header, entries=tuple(entries), took=tuple(took), written=written)
 
     def begin(self, header: Mapping[str, object]) -> None:
         """Start a new run. See the port."""
@@ -62,6 +63,10 @@ class TrialFile:
         """Add how long a session took. See the port."""
         plain = {"strategy": to_plain(session.strategy), "loads": session.loads, "attempt": session.attempt}
         self._append([{"session": plain, "seconds": seconds}])
+
+    def write_marks(self, marks: Sequence[str]) -> None:
+        """Note what is told of in records. See the port."""
+        self._append([{"written": list(marks)}])
 
     def _append(self, messages: Sequence[Mapping[str, Any]]) -> None:
         try:
@@ -118,6 +123,11 @@ def _entry(message: Mapping[str, Any]) -> Entry | None:
         )
     except (KeyError, TypeError, ValueError, InvalidStrategy, NotATrial):
         return None  # of another version, or damaged: it will be tried again
+
+
+def _marks(message: Mapping[str, Any]) -> list[str]:
+    plain = message.get("written")
+    return [mark for mark in plain if isinstance(mark, str)] if isinstance(plain, list) else []
 
 
 def _time(message: Mapping[str, Any]) -> tuple[Session, float] | None:

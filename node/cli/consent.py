@@ -29,6 +29,7 @@ class Intent:
     swarm: str | None = None  # the swarm that it takes part in
     serves: bool = False  # whether it answers prompts of other nodes
     asks: bool = False  # whether other nodes may answer, and so read, the owner's prompts
+    tells: bool = False  # whether records of its traffic go to other nodes
 
 
 def words(intent: Intent, data: Path) -> str:
@@ -59,6 +60,11 @@ def _network(intent: Intent) -> str:
             "Prompts that this machine does not answer itself go to other nodes,\n"
             "                    whose owners can read them (p2p.ask; keep to yourself with p2p.enabled = false)."
         )
+    if intent.tells:
+        lines.append(
+            "How fast its engine answers, and in rough figures how many and how long the prompts are, is told to\n"
+            "                    everybody in signed records, nothing of what they say (records.traffic)."
+        )
     return "\n                    ".join(lines)
 
 
@@ -75,6 +81,7 @@ def agreed(file: Path, intent: Intent) -> bool:
         "swarm": intent.swarm is not None,
         "serves": intent.serves,
         "asks": intent.asks,
+        "tells": intent.tells,
     }
     return all(bool(kept.get(what)) for what, wanted in more.items() if wanted)
 

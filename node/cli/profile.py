@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from node.cli.options import common_options, places_of, settings_of
-from node.cli.trial_options import TrialOptions, trial_options
+from node.cli.trial_options import trial_options
+from node.core.trial_request import TrialRequest
 
 
 @click.command()
@@ -27,7 +28,7 @@ def profile(
     again: bool,
     seconds: float,
     trials: bool,
-    **chosen: Any,  # noqa: ANN401 -- the fields of TrialOptions, as its own options hand them over
+    **chosen: Any,  # noqa: ANN401 -- the fields of TrialRequest, as its own options hand them over
 ) -> int:
     """Show this machine's hardware, and measure it where that was not done yet or something changed.
 
@@ -39,7 +40,7 @@ def profile(
     if trials:
         from node.cli.trials import profile_trials
 
-        return profile_trials(where, settings, TrialOptions(**chosen), as_json=as_json)
+        return profile_trials(where, settings, TrialRequest(**chosen), as_json=as_json)
     from node.cli.profiling import Wish, show_profile
 
     return show_profile(where, Wish(engine=settings.engine, again=again, seconds=seconds, as_json=as_json))

@@ -5,7 +5,7 @@ Imported when it is asked for and not before: it brings trio and rich along.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,32 +17,16 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from node.adapters import cpu, nvml, profile_file, system
-from node.adapters.engine.measure import Interpreter, engine_threads, inspect, measure
 from node.cli import control_client
-from node.core.profile import (
-    BUSY_SHARE,
-    METHOD,
-    NOISY_SPREAD,
-    Conditions,
-    Cpu,
-    Figure,
-    Gpu,
-    Hardware,
-    Measurement,
-    Profile,
-    Tools,
-    reason_to_measure,
-)
+from node.core.profile import BUSY_SHARE, NOISY_SPREAD, Cpu, Figure, Gpu, Hardware, Measurement, Profile
 from node.errors import EngineUnavailable, ExitCode, NodeError
+from node.machine_profile import Found, Tell, find_profile, hardware_now
 from node.places import Places
 from node.settings import EngineSection
 
 ALIVE = ("preparing", "starting", "ready", "draining", "stopping")  # an engine's process has cores and memory
 TITLES = {"gemv": "GEMV", "gemm": "GEMM", "copy": "copy", "attention": "decode attention", "allreduce": "all-reduce"}
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
-
-Tell = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,80 +68,35 @@ def show_profile(where: Places, wish: Wish) -> int:
     return ExitCode.FAILURE if outcome.failed else ExitCode.OK
 
 
-def hardware_now() -> Hardware:
-    """Return what this machine is."""
-    machine = system.LocalMachine()
-    gpus = nvml.survey()
-    return Hardware(
-        cpu=cpu.survey(cores=machine.cpu_cores(), memory_bytes=machine.memory_total()),
-        gpus=gpus.devices,
-        driver=gpus.driver,
-        cuda=gpus.cuda,
-        gpu_trouble=gpus.trouble,
-    )
-
-
 def find_out(where: Places, wish: Wish) -> Outcome:
     """Return the profile: the kept one, or a new one where that is wanted or needed. Progress goes to stderr."""
-    hardware = hardware_now()
     if not wish.engine.enabled or wish.engine.url is not None:
-        return Outcome(profile=Profile(hardware=hardware), note="this node runs no engine of its own")
-    file = where.cache / profile_file.NAME
-    kept = profile_file.load(file)
-    try:
-        engine = trio.run(inspect, Path(wish.engine.python or sys.executable))
-        tools = Tools(
-            torch=engine.torch,
-            build=engine.install.build,
-            threads=engine_threads(hardware.cpu.cores),
-            engine_running=_engine_runs(where),
-        )
-        reason = reason_to_measure(kept, hardware, tools, now_us=_now_us())
-        if kept is not None and not reason and not wish.again:
-            return Outcome(profile=kept, reused=True)
-        if tools.engine_running:
+        return Outcome(profile=Profile(hardware=hardware_now()), note="this node runs no engine of its own")
+    running = _engine_runs(where)
+
+    def announce(why: str) -> None:
+        if running:
             click.echo("a node runs here with its engine: the figures are taken beside it, and marked", err=True)
-        note = reason or "asked for"
-        click.echo(f"measuring: {note}", err=True)
-        measurement = _measure(engine, hardware, tools, wish.seconds)
+        click.echo(f"measuring: {why}", err=True)
+
+    async def found(tell: Tell) -> Found:
+        return await find_profile(
+            where.cache,
+            Path(wish.engine.python or sys.executable),
+            engine_running=running,
+            announce=announce,
+            tell=tell,
+            again=wish.again,
+            seconds=wish.seconds,
+        )
+
+    try:
+        with _progress() as tell:
+            it = trio.run(found, tell)
     except EngineUnavailable as error:
-        profile = Profile(hardware=hardware)
+        profile = Profile(hardware=hardware_now())
         return Outcome(profile=profile, note=error.message, remedy=error.remedy, failed=True)
-    profile = Profile(hardware=hardware, measurement=measurement)
-    profile_file.save(file, profile)
-    return Outcome(profile=profile, note=note)
-
-
-def _measure(engine: Interpreter, hardware: Hardware, tools: Tools, seconds: float) -> Measurement:
-    clocks = [gpu.sm_clock_mhz or 0 for gpu in hardware.gpus]
-
-    def watch_clocks() -> None:
-        if tools.build == "cuda":  # idle GPUs clock down: only a look while they work says anything
-            seen = [gpu.sm_clock_mhz or 0 for gpu in nvml.survey().devices]
-            clocks[:] = [max(pair) for pair in zip(clocks, seen, strict=False)]
-
-    with _progress() as tell:
-
-        def heard(doing: str, share: float) -> None:
-            tell(doing, share)
-            watch_clocks()
-
-        async def measured() -> Measurement:
-            found = await measure(engine, threads=tools.threads, tell=heard, seconds=seconds)
-            conditions = Conditions(
-                time_us=_now_us(),
-                torch=tools.torch,
-                build=tools.build,
-                threads=tools.threads,
-                method=METHOD,
-                seconds=found.seconds,
-                engine_running=tools.engine_running,
-                foreign_cpu=found.foreign_cpu,
-                sm_clocks_mhz=tuple(clocks) if tools.build == "cuda" else (),
-            )
-            return Measurement(conditions=conditions, figures=found.figures, absent=found.absent)
-
-        return trio.run(measured)
+    return Outcome(profile=it.profile, reused=it.reused, note=it.note)
 
 
 def _engine_runs(where: Places) -> bool:
@@ -165,10 +104,6 @@ def _engine_runs(where: Places) -> bool:
         return control_client.get_json(where.control_socket, "/status")["engine"]["state"] in ALIVE
     except (NodeError, KeyError, TypeError):
         return False
-
-
-def _now_us() -> int:
-    return int(datetime.now(UTC).timestamp() * 1_000_000)
 
 
 @contextmanager
@@ -187,9 +122,17 @@ def _progress() -> Iterator[Tell]:
         yield say
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda doing, share: bar.update(task, description=doing, completed=share)
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task("starting", total=1.0)
+
+    def move(doing: str, share: float) -> None:
+        bar.start()  # with the first step, so that kept figures are shown without one. Safe to repeat
+        bar.update(task, description=doing, completed=share)
+
+    try:
+        yield move
+    finally:
+        bar.stop()
 
 
 def _lines(profile: Profile) -> Iterator[str]:

@@ -41,6 +41,7 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     for line in engine["log_tail"]:
         click.echo(f"          | {line}")
     click.echo(f"records   {_history(facts['records'])}")
+    click.echo(f"trials    {_trials(facts.get('trials', {}))}")
     counts = ", ".join(f"{value} {name}" for name, value in requests.items())
     click.echo(f"requests  {counts}")
 
@@ -58,6 +59,17 @@ def _history(records: dict[str, Any]) -> str:
     if records["rejected"]:
         words.append(f"not believed: {_counted(records['rejected'])}")
     return "; ".join(words)
+
+
+def _trials(trials: dict[str, Any]) -> str:
+    words = [trials.get("state", "off")]
+    if trials.get("of"):
+        words.append(f"{trials['cells']} of {trials['of']} cells complete")
+    if trials.get("discarded_share") is not None:
+        words.append(f"{trials['discarded_share']:.0%} of the trials discarded")
+    if trials.get("last_reason"):
+        words.append(f"the last run ended: {trials['last_reason']}")
+    return ", ".join(words)
 
 
 def _duration(seconds: float) -> str:

@@ -1,31 +1,13 @@
 """What `metainf profile --trials` may be told. Imports nothing heavy: the trials themselves are `node.cli.trials`'s."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from node.core.trial_plan import FOREIGN_LIMIT, WAITED_LIMIT
+from node.core.trial_request import MINUTES, PPM_PER_PERCENT
 from node.core.workloads import KINDS
-
-MINUTES = 15.0  # nine strategies, three workloads, three repetitions on two cores
-PPM_PER_PERCENT = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialOptions:
-    """The options, as they were given. `budget` in minutes, the limits in per cent."""
-
-    budget: float = MINUTES
-    repetitions: int = 3
-    workloads: tuple[str, ...] = KINDS[:3]
-    strategies: int | None = None
-    wide: bool = False
-    fresh: bool = False
-    foreign: float = FOREIGN_LIMIT / PPM_PER_PERCENT
-    waited: float = WAITED_LIMIT / PPM_PER_PERCENT
-
 
 _OPTIONS = (
     click.option("--trials", is_flag=True, help="Measure the real engine under a set of strategies and workloads."),
@@ -45,7 +27,7 @@ _OPTIONS = (
 
 
 def trial_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --trials and what goes with it; the command gets `trials` and the fields of `TrialOptions`."""
+    """Add --trials and what goes with it; the command gets `trials` and the fields of `TrialRequest`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

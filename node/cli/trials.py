@@ -1,60 +1,56 @@
-"""`metainf profile --trials`: measures the real engine and shows what came of it, as a table or as JSON.
+"""`metainf profile --trials`: has the real engine measured, and shows what came of it, as a table or as JSON.
 
-Wires the bench, the book and the service together; knows neither vLLM nor how trials are planned. Progress goes to
-standard error, results to standard output.
+Beside a running node it is that node that measures, and signs what it measured; without one it is done here. Knows
+neither vLLM nor how trials are planned. Progress goes to standard error, results to standard output.
 """
 
-import hashlib
 import json
-import os
 import sys
-import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import trio
 from rich.console import Console
-from rich.table import Table
 
-from node.adapters import nvml
-from node.adapters.engine.trial_bench import bench_setup, open_bench
-from node.adapters.system import LocalMachine
-from node.adapters.trial_file import TrialFile
+from node.adapters.keystore import load_or_create
+from node.adapters.system import node_lock
 from node.cli import control_client
 from node.cli.options import VERSION
-from node.cli.trial_options import PPM_PER_PERCENT, TrialOptions
-from node.core.strategy import to_plain
-from node.core.trial_outcome import Figure
-from node.core.trial_plan import Cell, Limits
+from node.cli.trial_table import MS, WIDTH, show
+from node.core.trial_request import TrialRequest, to_plain
 from node.errors import ConfigError, ExitCode, NodeError, Unavailable
+from node.history import begin_epoch, open_own_history, wall_us
 from node.places import Places
 from node.policies import policies_of
-from node.services.trials import Report, Wish, run_trials
+from node.services.sign_trials import TrialSigner, nothing_left
+from node.services.trial_report import plain, plain_facts
+from node.services.trial_runs import wish_of
+from node.services.trials import run_trials
+from node.services.write_records import Scribe
 from node.settings import Settings
+from node.trial_hands import trial_hands
+from protocol.ids import PeerId, SwarmId
 
-RUN_BYTES = 8
-MS = 1000  # µs
-MIB = 1 << 20
+LINE_BYTES = 16 << 20  # the report of a hundred cells has some 200 KB
+SILENCE = 1800.0  # s without a word from the node: an engine may be built for a quarter of an hour
 
 
-def profile_trials(where: Places, settings: Settings, options: TrialOptions, *, as_json: bool) -> int:
+def profile_trials(where: Places, settings: Settings, request: TrialRequest, *, as_json: bool) -> int:
     """Run what is not in the book yet, and show everything that is. Returns the exit code.
 
     Raises:
-        NodeError: this node runs no engine of its own, or it runs now.
+        NodeError: this node runs no engine of its own, or something that trials need is not to be had.
     """
     if not settings.engine.enabled or settings.engine.url is not None or settings.engine.command:
         raise ConfigError(
             "trials need an engine of this node's own", remedy="leave out engine.url, engine.command and --no-engine"
         )
-    _check_idle(where)
-    report: list[Report] = []
     teller = Teller()
     try:
-        trio.run(_run, where, settings, options, teller, report)
+        report = _report(where, settings, request, teller)
     except KeyboardInterrupt:
         teller.close()
         click.echo("broken off; what was measured is kept, and the same command goes on from there", err=True)
@@ -62,67 +58,88 @@ def profile_trials(where: Places, settings: Settings, options: TrialOptions, *, 
     finally:
         teller.close()
     if as_json:
-        click.echo(json.dumps(plain(report[0]), indent=2))
+        click.echo(json.dumps(report, indent=2))
     else:
-        show(report[0], Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH))
+        show(report, Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH))
     return ExitCode.OK
 
 
-def _check_idle(where: Places) -> None:
-    """Refuse beside a node that serves: each would measure the other, and a GPU has room for one."""
+def _report(where: Places, settings: Settings, request: TrialRequest, teller: "Teller") -> Mapping[str, Any]:
+    if _node_runs(where):
+        return ask_node(where.control_socket, request, teller)
+    # Held all along: a node that started meanwhile would measure with us, and write into the same history.
+    with node_lock(where.lock_file, holder="a run of trials"):
+        return trio.run(_run, where, settings, request, teller)
+
+
+def _node_runs(where: Places) -> bool:
     try:
-        status = control_client.get_json(where.control_socket, "/status")
+        control_client.get_json(where.control_socket, "/status")
     except NodeError:
-        return
-    if status["engine"]["state"] in ("preparing", "starting", "warming", "ready", "draining"):
-        raise Unavailable(
-            "this node's engine is running: trials beside it would measure each other",
-            remedy="stop the node for as long (`metainf up` again afterwards), or give --data-dir of another",
-        )
+        return False
+    return True
 
 
-async def _run(
-    where: Places, settings: Settings, options: TrialOptions, teller: "Teller", report: list[Report]
-) -> None:
+def ask_node(socket: Path, request: TrialRequest, teller: "Teller") -> Mapping[str, Any]:
+    """Have the running node try, and return its report. Ctrl-C closes the connection, by which the node breaks off.
+
+    Raises:
+        NodeError: what the node said against it.
+    """
+    teller.say("asking the node that runs here; its engine is away until the trials end")
+    with control_client.request(socket, "POST", "/trials", to_plain(request), timeout=SILENCE) as response:
+        if response.status != 200:
+            raise control_client.error_in(_json(response.read(LINE_BYTES)), response.status)
+        while line := response.readline(LINE_BYTES):
+            told = _json(line)
+            match told.pop("event", None):
+                case "report":
+                    return told["report"]
+                case "error":
+                    raise Unavailable(str(told.get("message")), remedy=str(told.get("remedy", "")))
+                case str() as event:
+                    teller(event, told)
+    raise Unavailable("the node ended while the trials ran", remedy="the same command goes on from what was measured")
+
+
+def _json(line: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(line)
+    except ValueError as error:
+        raise Unavailable("the node said something that is not JSON") from error
+    return told if isinstance(told, dict) else {}
+
+
+async def _run(where: Places, settings: Settings, request: TrialRequest, teller: "Teller") -> Mapping[str, Any]:
     plan = policies_of(settings, where, version=VERSION).plan
-    python = Path(settings.engine.python or sys.executable)
-    teller.say("looking at the engine")
-    setup = await bench_setup(python, plan, cache=where.cache / "models", machine=LocalMachine(), tell=teller.say)
-    gpu = nvml.survey()
-    wish = Wish(
-        kinds=options.workloads,
-        repetitions=options.repetitions,
-        limits=Limits(foreign=round(options.foreign * PPM_PER_PERCENT), waited=round(options.waited * PPM_PER_PERCENT)),
-        budget=options.budget * 60,
-        wide=options.wide,
-        most=options.strategies,
-        again=options.fresh,
-        gpus=len(gpu.gpus),
-        context={
-            "gpus": list(gpu.gpus),
-            "driver": gpu.driver,
-            "threads": setup.threads,
-            "kv_cache_bytes": setup.plan.kv_cache_bytes,
-            "max_model_len": setup.plan.max_model_len,
-        },
-    )
-    teller.say("importing vLLM")
-    async with open_bench(setup) as bench:
-        report.append(
-            await run_trials(
+    hands = trial_hands(python=Path(settings.engine.python or sys.executable), plan=plan, where=where)
+    began = trio.current_time()
+    identity, _ = load_or_create(where.identity_file)
+    author = str(PeerId.from_public_key(identity.public_key))
+    epoch = await begin_epoch(where)
+    async with open_own_history(where, SwarmId(settings.p2p.swarm), identity, epoch) as history:
+        scribe = Scribe(history, publish=_to_nobody, wall=wall_us)
+        workshop = await hands.prepare(teller.say)
+        wish = wish_of(request, workshop, request.budget * 60)
+        if report := nothing_left(workshop.book, wish, model=workshop.model):
+            return plain(report, author=author)
+        signer = TrialSigner(workshop.book, await workshop.setting(), scribe.write)
+        teller.say("importing vLLM")
+        async with workshop.open() as bench:
+            report = await run_trials(
                 bench,
-                TrialFile(_book(where, setup.model)),
-                wish,
-                clock=time.monotonic,
-                mint=lambda: os.urandom(RUN_BYTES).hex(),
-                tell=teller,
+                workshop.book,
+                replace(wish, budget=began + request.budget * 60 - trio.current_time()),
+                clock=trio.current_time,
+                mint=hands.mint,
+                tell=lambda event, facts: teller(event, plain_facts(facts)),
+                keep=signer,
             )
-        )
+    return plain(report, signed=signer.signed, author=author, trouble=signer.trouble)
 
 
-def _book(where: Places, model: str) -> Path:
-    """Return where the trials of a model are kept: in the cache, which nodes may share; it can all be made again."""
-    return where.cache / "trials" / f"{hashlib.sha256(model.encode()).hexdigest()[:16]}.jsonl"
+def _to_nobody(_: Sequence[bytes]) -> None:
+    """Say records where nobody listens: they are in the history, where the next node's neighbours will find them."""
 
 
 class Teller:
@@ -143,23 +160,27 @@ class Teller:
             self._console.print(text, markup=False)
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Tell one event of the trials."""
+        """Tell one event of the trials; facts are plain values, as in `node.services.trial_report`."""
         match event:
+            case "doing":
+                self.say(facts["text"])
             case "scale":
                 how = "going on with" if facts["resumed"] else "a new run, with"
                 self._line(f"{how} prompts of {facts['prefill']} and answers of {facts['decode']} tokens as units")
             case "session":
                 tally = facts["tally"]
-                self._doing = f"[{tally.complete}/{tally.cells} cells, {facts['left']:.0f} s left] {facts['strategy']}"
+                self._doing = (
+                    f"[{tally['complete']}/{tally['cells']} cells, {facts['left']:.0f} s left] {facts['strategy']}"
+                )
                 self.say(self._doing)
             case "answered":
                 if self._status is not None:
                     self._status.update(f"{self._doing}: {facts['load']} {facts['answered']}/{facts['of']}")
             case "failed":
                 self._line(f"  {facts['strategy']} {facts['load'] or ''} {facts['kind']}: {facts['reason']}")
-            case _:
-                latency = facts["outcome"].latency
-                what = f"mean {latency.mean / MS:.0f} ms" if latency else "nothing answered"
+            case "trial" | "discarded":
+                latency = facts["outcome"]["latency"]
+                what = f"mean {latency['mean'] / MS:.0f} ms" if latency else "nothing answered"
                 self._line(
                     f"  {facts['load']}: {what}" + (f" (discarded: {facts['reason']})" if facts["reason"] else "")
                 )
@@ -171,99 +192,3 @@ class Teller:
         """Leave the terminal as it was. Safe to repeat."""
         if self._status is not None:
             self._status.stop()
-
-
-# --- results
-
-
-def plain(report: Report) -> dict[str, Any]:
-    """Return the report as plain values; µs, ppm, bytes and mJ as in `node.core.trial_outcome`."""
-    tally = report.tally
-    return {
-        "run": report.plan.run,
-        "model": report.model,
-        "vllm": report.vllm,
-        "ended": report.ended,
-        "seconds": round(report.seconds, 1),
-        "baseline": report.plan.strategies[0].name,
-        "trials": {**asdict(tally), "discarded_share": tally.discarded_share},
-        "workloads": [asdict(load.workload) for load in report.loads],
-        "cells": [_plain_cell(cell) for cell in report.cells],
-    }
-
-
-def _plain_cell(cell: Cell) -> dict[str, Any]:
-    return {
-        "strategy": {"name": cell.strategy.name, **to_plain(cell.strategy)},
-        "workload": cell.load,
-        "repetitions": cell.count,
-        "discarded": cell.discarded,
-        "failure": None if cell.failure is None else asdict(cell.failure),
-        "latency_by_baseline": cell.ratio,
-        "figures": {name: asdict(figure) for name, figure in cell.figures.items()},
-    }
-
-
-COLUMNS = ("strategy", "n", "mean", "±", "p95", "TTFT", "TPOT", "stall", "tok/s", "hit", "accept", "MiB", "/ default")
-WIDTH = 132  # columns where the output is no terminal
-
-
-def show(report: Report, console: Console) -> None:
-    """Print a table for each workload, the quickest strategy first."""
-    console.print(
-        f"{report.model} on vLLM {report.vllm}. Medians over n repetitions, ± their median deviation; times in ms: "
-        "mean\nand p95 end to end, mean to first token and per token, p95 of the longest stall; by default: in pairs.\n"
-    )
-    for load in report.loads:
-        shape = load.workload
-        title = (
-            f"{shape.kind}: {shape.requests} requests of {shape.prompt_tokens.mean:.0f} + "
-            f"{shape.output_tokens.mean:.0f} tokens"
-        )
-        table = Table(*COLUMNS, title=title, title_justify="left", box=None, pad_edge=False)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        mine = [cell for cell in report.cells if cell.load == load.name]
-        for cell in sorted(mine, key=_rank):
-            table.add_row(*_row(cell))
-        console.print(table)
-        console.print()
-    tally = report.tally
-    share = tally.discarded_share
-    console.print(
-        f"{tally.complete} of {tally.cells} cells complete; {tally.trials} trials in the book, "
-        f"{tally.discarded} discarded" + (f" ({share:.0%})" if share is not None else "")
-    )
-    for reason, count in tally.reasons.items():
-        console.print(f"  {count} x {' '.join(reason.split())}", markup=False)
-    if report.ended == "budget":
-        console.print("The time is up; the same command goes on from here.")
-
-
-def _rank(cell: Cell) -> float:
-    figure = cell.figures.get("latency.mean")
-    return figure.median if figure is not None else float("inf")
-
-
-def _row(cell: Cell) -> tuple[str, ...]:
-    figures = cell.figures
-    if not cell.count:
-        why = cell.failure.kind if cell.failure else ("all discarded" if cell.discarded else "not tried yet")
-        return (cell.strategy.name, "0", why)
-    mean = figures.get("latency.mean")
-    return (
-        cell.strategy.name,
-        str(cell.count),
-        _number(mean, MS),
-        f"{mean.mad / mean.median:.0%}" if mean and mean.median else "",
-        *(_number(figures.get(name), MS) for name in ("latency.p95", "ttft.mean", "tpot.mean", "stall.p95")),
-        _number(figures.get("throughput"), 1000),
-        _number(figures.get("prefix_hit_share"), PPM_PER_PERCENT, "%"),
-        _number(figures.get("acceptance"), PPM_PER_PERCENT, "%"),
-        _number(figures.get("peak_memory_bytes"), MIB),
-        f"{cell.ratio:.2f}" if cell.ratio is not None else "",
-    )
-
-
-def _number(figure: Figure | None, unit: float, sign: str = "") -> str:
-    return "" if figure is None else f"{figure.median / unit:.0f}{sign}"

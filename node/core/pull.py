@@ -40,6 +40,7 @@ Series = tuple[PeerId, Epoch]  # an author's records of one epoch
 
 @dataclass(slots=True)
 class _Wanted:
+    promised: Ranges
     left: Ranges
     digest: bytes
     news: bool = False
@@ -98,7 +99,7 @@ class Pull:
             series = theirs.author, theirs.epoch
             missing = _missing(theirs, ours.get(series))
             if missing and not self._skip(theirs):
-                self._wanted[series] = _Wanted(missing, theirs.digest)
+                self._wanted[series] = _Wanted(missing, missing, theirs.digest)
                 self._turns.append(series)
                 self._promised += 1
         self._more = answer.more
@@ -116,12 +117,16 @@ class Pull:
         if self.in_vain:
             self._question = None
 
-    def brought(self, news: Iterable[RecordName]) -> None:
-        """Note records that were new."""
+    def brought(self, news: Iterable[RecordName]) -> bool:
+        """Note records that were new; return whether all of them were among those that the neighbour promised."""
+        promised = True
         for name in news:
             wanted = self._wanted.get((name.author, name.epoch))
-            if wanted is not None:
+            if wanted is None or not any(first <= name.seq <= last for first, last in wanted.promised):
+                promised = False
+            else:
                 wanted.news = True
+        return promised
 
     def fruitless(self) -> list[tuple[Series, bytes]]:
         """Return what was asked for to the end and brought nothing, with the digest that was promised."""

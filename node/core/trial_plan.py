@@ -9,18 +9,20 @@ one round are a pair: they saw the same weather, and comparisons are made within
 """
 
 import hashlib
+import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.core.strategy import Strategy
+from node.core.strategy import Strategy, to_plain
 from node.core.trial_outcome import Figure, Outcome, repeated
 
 LASTING = frozenset({"start_failed", "out_of_memory"})  # failures that another attempt would only repeat
 PATIENCE = 2  # failures of other kinds until a cell is given up
 HEADROOM = 1.25  # on how long a session is expected to take: the budget is kept rather than filled
 FOREIGN_LIMIT = 200_000  # ppm of all cores used by others; beyond it latencies moved by more than a tenth here
+MARK_CHARS = 32  # of a digest's hexadecimal digits: no two cells of a book share a name by chance
 WAITED_LIMIT = 100_000  # ppm of the time that the engine stood ready without a core: latency grows by as much
 
 
@@ -192,6 +194,20 @@ class Cell:
 def cells(plan: Plan, done: Sequence[Entry], *, metric: str = "latency") -> tuple[Cell, ...]:
     """Return every cell of the plan. The baseline of `ratio` is the plan's first strategy."""
     return tuple(_cell(plan, done, strategy, load, metric) for strategy in plan.strategies for load in plan.loads)
+
+
+def settled(plan: Plan, done: Sequence[Entry]) -> tuple[Cell, ...]:
+    """Return the cells that no further trial is planned for: what is known of them is all that will be."""
+    wanting = {(strategy, load) for strategy in plan.strategies for load in _needed(plan, strategy, done)}
+    return tuple(cell for cell in cells(plan, done) if (cell.strategy, cell.load) not in wanting)
+
+
+def mark(plan: Plan, cell: Cell) -> str:
+    """Return what names a cell in its present state: equal as long as the same would be said of it."""
+    figures = sorted((name, figure.median, figure.mad) for name, figure in cell.figures.items())
+    kind = None if cell.failure is None else cell.failure.kind
+    said = json.dumps([plan.run, to_plain(cell.strategy), cell.load, cell.count, kind, figures], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:MARK_CHARS]
 
 
 def _cell(plan: Plan, done: Sequence[Entry], strategy: Strategy, load: str, metric: str) -> Cell:

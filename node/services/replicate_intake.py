@@ -141,13 +141,13 @@ class Intake:
 
     async def ledger(self) -> Ledger:
         """Return what is held, as digests, a few seconds old at most where others than this have changed it."""
-        changed = self._stale or self._history.facts().records != self._records
-        if changed and trio.current_time() >= self._look_at:
-            began = trio.current_time()
-            async with self._turn:
+        async with self._turn:  # while somebody looks, half of it would be told for the whole
+            changed = self._stale or self._history.facts().records != self._records
+            if changed and trio.current_time() >= self._look_at:
+                began = trio.current_time()
                 await self._learn_all()
-            took = trio.current_time() - began
-            self._look_at = trio.current_time() + max(AT_LEAST, took / SHARE)
+                took = trio.current_time() - began
+                self._look_at = trio.current_time() + max(AT_LEAST, took / SHARE)
         return self._ledger
 
     async def own_came(self, me: PeerId) -> None:
@@ -171,14 +171,18 @@ class Intake:
                     self._ledger.put(author, [as_held(each) for each in theirs])
 
     async def _learn_all(self) -> None:
-        self._records, self._stale = self._history.facts().records, False
-        held = _by_author(await self._history.holdings())
-        for author in self._ledger.authors - held.keys():
-            self._ledger.put(author, ())
-        for number, (author, theirs) in enumerate(held.items()):
-            self._ledger.put(author, [as_held(each) for each in theirs])
-            if number % A_LOT == A_LOT - 1:
-                await trio.lowlevel.checkpoint()
+        self._records, self._stale, whole = self._history.facts().records, False, False
+        try:
+            held = _by_author(await self._history.holdings())
+            for author in self._ledger.authors - held.keys():
+                self._ledger.put(author, ())
+            for number, (author, theirs) in enumerate(held.items()):
+                self._ledger.put(author, [as_held(each) for each in theirs])
+                if number % A_LOT == A_LOT - 1:
+                    await trio.lowlevel.checkpoint()
+            whole = True
+        finally:
+            self._stale |= not whole  # cancelled: whoever asked had no time for all of it
 
 
 def _by_author(holdings: Sequence[Holding]) -> dict[PeerId, list[Holding]]:

@@ -24,6 +24,7 @@ from protocol.ids import Epoch, PeerId
 OPEN: Final = 5.0  # s for a stream
 TURN: Final = 15.0  # s for an answer: a page of half a megabyte at 50 KB/s, and two in front of it in a queue
 EXCHANGE: Final = 60.0  # s for all of it: then another neighbour has its turn
+UNASKED: Final = "unasked"
 FORGET: Final = 600.0  # s until what brought nothing is asked for again
 REMEMBERED: Final = 65_536
 
@@ -149,9 +150,12 @@ class Puller:
     async def _take(self, peer: PeerId, pull: Pull, page: Page) -> None:
         taken = await self._intake.take(page.records, via=peer)
         self._news += len(taken.news)
-        pull.brought(taken.news)
+        asked = pull.brought(taken.news)
         if taken.offence is not None:
             raise _Offence(taken.offence)
+        if not asked:  # they are as good as any, but whoever sends what it likes is not to choose what we take in
+            self._blame(peer, UNASKED)
+            raise _Offence(UNASKED)
 
     async def _receive(self, stream: PeerStream) -> bytes:
         payload: bytes | None = None

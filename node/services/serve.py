@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import trio
 
 from node.core.admission import Admission, Admitted, Decline, Declined, Ticket
+from node.core.answer_meter import AnswerMeter
 from node.core.endpoints import find
 from node.core.engine_state import EngineSnapshot, EngineState
 from node.core.prompt import OWNER, Headers, Prompt, Requester, RequesterKind
+from node.core.traffic import Ending, Traffic
 from node.errors import Broken, Refusal, Refused, Unreached
 from node.ports import Answer, EngineBoard, Served, ServedAnswer, Upstream
 from protocol.load import Load, Serving
@@ -23,7 +25,7 @@ LOADING = frozenset({EngineState.PREPARING, EngineState.STARTING})
 AWAY = {
     EngineState.OFF: "This node runs no engine.",
     EngineState.FAILED: "The engine cannot be started; the node's status says why.",
-    EngineState.STOPPED: "The node is shutting down.",
+    EngineState.STOPPED: "The engine is stopped at present; the node's status says why.",
 }
 SERVING = {
     EngineState.PREPARING: Serving.LOADING,
@@ -65,12 +67,19 @@ class LocalReplica:
         board: EngineBoard,
         upstream: Upstream,
         admission: Admission,
+        traffic: Traffic | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
+        """Prepare.
+
+        Args:
+            traffic: is told when the engine is asked, of each piece of its answers, and how they end; None: nobody is.
+        """
         self._node = node
         self._board = board
         self._upstream = upstream
         self._admission = admission
+        self._traffic = traffic
         self._clock = clock
         self._turns: dict[int, trio.Event] = {}  # of the tickets in the queue
         self._running = self._served = self._failed = self._refused = self._abandoned = 0
@@ -164,12 +173,19 @@ class LocalReplica:
         if endpoint is None:
             raise Refused(_refusal(self._board.snapshot()))
         self._running += 1
+        meter = self._meter(prompt)
+        answering = False
         outcome.interrupted = True
         try:
             async with self._upstream.send(
                 endpoint, method=prompt.method, target=prompt.target, headers=prompt.headers, body=prompt.body
             ) as answer:
-                yield _Watched(answer, outcome, self._served_by())
+                answering = True
+                if meter is None:
+                    yield _Watched(answer, outcome, self._served_by())
+                else:
+                    meter.head(answer.status, answer.headers, self._clock())
+                    yield _Metered(answer, outcome, self._served_by(), meter, self._clock)
             outcome.interrupted = False
         except Unreached as error:
             # It has just died, or is overrun: the board will say so in a moment.
@@ -177,9 +193,17 @@ class LocalReplica:
             raise Refused(_unreached(error)) from error
         except Broken:
             outcome.interrupted = False
+            outcome.broken |= not answering  # else it is the reader's, or noted already
             raise
         finally:
             self._running -= 1
+            if meter is not None and self._traffic is not None:
+                self._traffic.end(meter, outcome.ending, self._clock())
+
+    def _meter(self, prompt: Prompt) -> AnswerMeter | None:
+        if self._traffic is None:
+            return None
+        return self._traffic.begin(prompt, self._board.snapshot(), self._clock())
 
     def _served_by(self) -> Served:
         snapshot = self._board.snapshot()
@@ -232,6 +256,11 @@ class _Outcome:
     broken: bool = False
     interrupted: bool = False  # left by an exception that is not about the engine, cancellation above all
 
+    @property
+    def ending(self) -> Ending:
+        """How the answer ended as far as the engine goes."""
+        return Ending.WHOLE if self.whole else Ending.BROKEN if self.broken else Ending.LEFT
+
 
 class _Watched:
     """An answer that notes how it ended."""
@@ -256,6 +285,30 @@ class _Watched:
             self._outcome.broken = True
             raise
         if not data:
+            self._outcome.whole = True
+        return data
+
+
+class _Metered(_Watched):
+    """An answer whose pieces are timed on their way too, for a microsecond and a half each."""
+
+    def __init__(
+        self, answer: Answer, outcome: _Outcome, served: Served, meter: AnswerMeter, clock: Callable[[], float]
+    ) -> None:
+        super().__init__(answer, outcome, served)
+        self._meter = meter
+        self._clock = clock
+
+    async def receive(self) -> bytes:
+        asked = self._clock()
+        try:
+            data = await self._answer.receive()
+        except Broken:
+            self._outcome.broken = True
+            raise
+        if data:
+            self._meter.piece(data, asked, self._clock())
+        else:
             self._outcome.whole = True
         return data
 

@@ -4,26 +4,25 @@ Keeps the `EngineBoard` port. Knows the launcher and the upstream as ports, and 
 vLLM nor processes. Every await of the engine has a deadline; a wish (`stop`, `restart`) interrupts all of them.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import structlog
 import trio
 
 from node.core.engine_end import describe_end, hopeless
 from node.core.engine_state import SERVING, EngineEvent, EngineLife, EngineSnapshot, EngineState, ServedModel
-from node.errors import EngineUnavailable
+from node.errors import EngineUnavailable, Unavailable
 from node.ports import Endpoint, EngineLauncher, EngineProcess, LaunchPlan, Upstream
 from node.services.engine_probe import EngineProbe, Finding, Verdict
+from node.services.race import first
 
 log = structlog.get_logger(__name__)
 
 READY_TICK = 0.5  # s between questions while it starts; a refused connection costs nothing
 DRAIN_TICK = 0.05  # s between looks at what still runs
 DOWN_LIMIT = 3  # health checks in a row that say "broken" before it is believed
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +94,7 @@ class EngineKeeper:
         self._luck = luck
         self._on_change = on_change
         self._wish = _Wish(number=0, running=True, plan=plan, reason="the node starts")
+        self._lease: trio.CancelScope | None = None  # of whoever the engine is lent to: until it ends, none runs
         self._process: EngineProcess | None = None
         self._models: tuple[ServedModel, ...] = ()
         self._news = trio.Event()
@@ -153,7 +153,34 @@ class EngineKeeper:
         while not self._wish.running and self._life.snapshot.state is not EngineState.STOPPED:
             await self._news.wait()
 
+    @asynccontextmanager
+    async def lent(self, *, reason: str, grace: float) -> AsyncIterator[None]:
+        """Have it ended as `stop` does and kept so for the block; then, whatever happened, it is wanted again.
+
+        Who wishes something else meanwhile (the node's end, a restart) gets it: the block is cancelled first.
+
+        Raises:
+            Unavailable: it is not to be had now, or it was taken back.
+        """
+        if not self._wish.running:
+            raise Unavailable(f"the engine is not to be had: {self._wish.reason}")
+        with trio.CancelScope() as lease:
+            self._tell(replace(self._wish, running=False, reason=reason, deadline=trio.current_time() + grace))
+            self._lease, mine = lease, self._wish.number
+            try:
+                while self._life.snapshot.state is not EngineState.STOPPED:
+                    await self._news.wait()
+                yield
+            finally:
+                self._lease = None
+                back = replace(self._wish, running=True, reason=f"no longer {reason}")
+                self._tell(back if self._wish.number == mine else self._wish)
+        if lease.cancelled_caught:
+            raise Unavailable(f"the engine was taken back: {self._wish.reason}")
+
     def _tell(self, wish: _Wish) -> None:
+        if self._lease is not None:
+            self._lease.cancel()
         self._wish = replace(wish, number=self._wish.number + 1)
         self._announce()
 
@@ -163,7 +190,7 @@ class EngineKeeper:
         """Keep the engine as it is wished to be, until cancelled; cancelled, it leaves nothing behind."""
         while True:
             wish = self._wish
-            if wish.running:
+            if wish.running and self._lease is None:
                 await self._live(wish)
                 await self._pause(wish)
             else:
@@ -212,14 +239,14 @@ class EngineKeeper:
                 return error  # carried out by hand: a nursery would wrap it into a group
             return None
 
-        if error := await _first(prepared, lambda: self._told(wish)):
+        if error := await first(prepared, lambda: self._told(wish)):
             raise error
 
     async def _attend(self, process: EngineProcess, wish: _Wish) -> None:
         """From the process's birth to its end."""
         self._process = process
         self._apply(EngineEvent.SPAWNED, "the engine process runs", pid=process.pid)
-        end = await _first(
+        end = await first(
             lambda: self._exit(process), lambda: self._raise_and_watch(process, wish), lambda: self._told(wish)
         )
         if isinstance(end, _End):
@@ -313,13 +340,13 @@ class EngineKeeper:
         """End it as the wish says: what runs first, then the process."""
         if self._life.snapshot.state is EngineState.READY:
             self._apply(EngineEvent.DRAIN, self._wish.reason)
-            if end := await _first(lambda: self._exit(process), self._idle):
+            if end := await first(lambda: self._exit(process), self._idle):
                 self._apply(EngineEvent.TROUBLE, end.reason)
                 return
         wish = self._wish  # read with what is decided by it: the next wish may come before the next await returns
         self._apply(EngineEvent.STOP, wish.reason)
         grace = self._limits.stop_grace if wish.deadline > trio.current_time() else 0.0
-        await _first(lambda: process.stop(grace=grace), lambda: self._hurry(process, wish))
+        await first(lambda: process.stop(grace=grace), lambda: self._hurry(process, wish))
         self._apply(EngineEvent.ENDED, self._wish.reason)
 
     async def _idle(self) -> None:
@@ -365,17 +392,3 @@ class EngineKeeper:
     def _announce(self) -> None:
         self._news.set()
         self._news = trio.Event()
-
-
-async def _first(*jobs: Callable[[], Awaitable[T]]) -> T:
-    """Run all jobs; return what the first to end returned, the others cancelled."""
-    results: list[T] = []
-
-    async def race(job: Callable[[], Awaitable[T]]) -> None:
-        results.append(await job())
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for job in jobs:
-            nursery.start_soon(race, job)
-    return results[0]

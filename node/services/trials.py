@@ -5,10 +5,12 @@ says. Knows no vLLM, no file and no screen. Whoever cancels it loses the session
 goes on from the book. It never runs two engines at once; what else the machine is for is `permission`'s to say.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
+
+import trio
 
 from node.core import trial_plan, workloads
 from node.core.strategy import DEFAULT, Setting, Strategy
@@ -17,12 +19,13 @@ from node.core.trial_plan import Cell, Entry, Failure, Limits, Plan, Session, Ta
 from node.core.trial_strategies import candidates
 from node.core.workloads import Load, Scale
 from node.errors import EngineUnavailable
-from node.trial_ports import Answered, Bench, BenchWord, Built, Order, Raw, TrialBook
+from node.trial_ports import Answered, Bench, BenchWord, Built, Order, Page, Raw, TrialBook
 
 BUILD_SECONDS = 900.0  # a large model on CUDA compiles for minutes; one that hangs costs this once
 LOAD_SECONDS = 180.0  # sized to last seconds; without batching, on a busy machine, some twenty
 FIRST_SESSION_SECONDS = 45.0  # expected of the first, before there is one to go by
 LENGTH_WITHOUT_WORD = 4096  # tokens of context, where the engine does not say
+KEEP_SECONDS = 10.0  # for `keep`, which is not broken off with the run: some thirty records on a slow disk
 
 
 class Clock(Protocol):
@@ -35,6 +38,11 @@ class Clock(Protocol):
 
 Tell = Callable[[str, Mapping[str, Any]], None]
 Permission = Callable[[], AbstractAsyncContextManager[Any]]
+Keep = Callable[[Plan, Sequence[Load], Sequence[Entry]], Awaitable[None]]
+
+
+async def keep_nothing(plan: Plan, loads: Sequence[Load], entries: Sequence[Entry]) -> None:
+    """Make no records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +93,7 @@ async def run_trials(  # noqa: PLR0913 -- the capabilities of a loop: each is on
     mint: Callable[[], str],
     tell: Tell,
     permission: Permission = nullcontext,
+    keep: Keep = keep_nothing,
 ) -> Report:
     """Try what is wanted and is not in the book yet.
 
@@ -92,6 +101,7 @@ async def run_trials(  # noqa: PLR0913 -- the capabilities of a loop: each is on
         mint: names for runs that nobody had before.
         tell: is given (event, facts): `scale`, `session`, `answered`, `trial`, `failed`, `discarded`.
         permission: entered around each session; a node drains its engine there, and waits while it owes answers.
+        keep: is given all that is known when the run ends, broken off or not; it must not raise.
 
     Raises:
         EngineUnavailable: no engine of this model can be had at all.
@@ -100,45 +110,43 @@ async def run_trials(  # noqa: PLR0913 -- the capabilities of a loop: each is on
     begun = clock()
     run, scale, longest = await _begin(bench, book, wish, mint=mint, tell=tell, permission=permission)
     loads = workloads.loads(scale, kinds=wish.kinds)
-    build: Any = bench.facts.build
-    place = Setting(build=build, max_model_len=longest, gpus=wish.gpus)
-    plan = Plan(
-        run=run,
-        strategies=wish.strategies or candidates(place, max_model_len=longest, wide=wish.wide)[: wish.most],
-        loads=tuple(load.name for load in loads),
-        repetitions=wish.repetitions,
-        retries=wish.retries,
-        limits=wish.limits,
-    )
+    plan = _plan(wish, run=run, build=bench.facts.build, longest=longest)
     page = book.read()
-    # Judged anew: whoever changes the limits between two calls means all trials.
-    entries = [trial_plan.judged(plan.limits, entry) for entry in page.entries] if page else []
+    entries = _judged(plan, page)
     took = list(page.took) if page else []
     warmup = workloads.warmup(scale)
     requests = {load.name: load.requests for load in loads}
     ended: Literal["complete", "budget"] = "complete"
-    while (session := trial_plan.next_session(plan, entries)) is not None:
-        left = begun + wish.budget - clock()
-        if trial_plan.expected_seconds(session, took, guess=FIRST_SESSION_SECONDS) > left:
-            ended = "budget"
-            break
-        order = Order(
-            strategy=session.strategy,
-            warmup=warmup,
-            loads=tuple((load, requests[load]) for load in session.loads),
-            build_seconds=BUILD_SECONDS,
-            load_seconds=LOAD_SECONDS,
-        )
-        async with permission():
-            tally = trial_plan.tally(plan, entries)
-            tell("session", {"strategy": session.strategy.name, "round": session.attempt, "left": left, "tally": tally})
-            started = clock()
-            listener = _Listener(plan, session, entries, book, tell)
-            await bench.run(order, listener)
-            seconds = clock() - started
-        if listener.failure is None:
-            took.append((session, seconds))
-            book.write_time(session, seconds)
+    try:
+        while (session := trial_plan.next_session(plan, entries)) is not None:
+            left = begun + wish.budget - clock()
+            if trial_plan.expected_seconds(session, took, guess=FIRST_SESSION_SECONDS) > left:
+                ended = "budget"
+                break
+            order = Order(
+                strategy=session.strategy,
+                warmup=warmup,
+                loads=tuple((load, requests[load]) for load in session.loads),
+                build_seconds=BUILD_SECONDS,
+                load_seconds=LOAD_SECONDS,
+            )
+            async with permission():
+                tally = trial_plan.tally(plan, entries)
+                tell(
+                    "session",
+                    {"strategy": session.strategy.name, "round": session.attempt, "left": left, "tally": tally},
+                )
+                started = clock()
+                listener = _Listener(plan, session, entries, book, tell)
+                await bench.run(order, listener)
+                seconds = clock() - started
+            if listener.failure is None:
+                took.append((session, seconds))
+                book.write_time(session, seconds)
+    finally:
+        with trio.move_on_after(KEEP_SECONDS) as last:
+            last.shield = True
+            await keep(plan, loads, entries)
     return Report(
         plan=plan,
         loads=loads,
@@ -149,6 +157,55 @@ async def run_trials(  # noqa: PLR0913 -- the capabilities of a loop: each is on
         vllm=bench.facts.vllm,
         model=bench.facts.model,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a book says of a wish, without a bench. `report.ended` is "complete" where nothing is left to be tried."""
+
+    report: Report
+    entries: tuple[Entry, ...]
+
+
+def known(page: Page | None, wish: Wish, *, model: str) -> Known | None:
+    """Return what the book says; None where it holds no run of this context, or a new run is wished for."""
+    if page is None or wish.again:
+        return None
+    context = page.header.get("context")
+    expected = {"model": model, "workloads": workloads.VERSION, **wish.context}
+    sizes = _sizes(page.header)
+    if not isinstance(context, dict) or sizes is None or any(context.get(key) != expected[key] for key in expected):
+        return None
+    plan = _plan(wish, run=str(page.header.get("run")), build=context.get("build"), longest=sizes[1])
+    entries = _judged(plan, page)
+    report = Report(
+        plan=plan,
+        loads=workloads.loads(sizes[0], kinds=wish.kinds),
+        cells=trial_plan.cells(plan, entries),
+        tally=trial_plan.tally(plan, entries),
+        seconds=0.0,
+        ended="complete" if trial_plan.next_session(plan, entries) is None else "budget",
+        vllm=str(context.get("vllm")),
+        model=model,
+    )
+    return Known(report=report, entries=tuple(entries))
+
+
+def _plan(wish: Wish, *, run: str, build: Any, longest: int) -> Plan:  # noqa: ANN401 -- a word of the bench or a file
+    place = Setting(build=build, max_model_len=longest, gpus=wish.gpus)
+    return Plan(
+        run=run,
+        strategies=wish.strategies or candidates(place, max_model_len=longest, wide=wish.wide)[: wish.most],
+        loads=wish.kinds,
+        repetitions=wish.repetitions,
+        retries=wish.retries,
+        limits=wish.limits,
+    )
+
+
+def _judged(plan: Plan, page: Page | None) -> list[Entry]:
+    """Return what was tried, judged anew: whoever changes the limits between two calls means all trials."""
+    return [trial_plan.judged(plan.limits, entry) for entry in page.entries] if page else []
 
 
 class _Listener:

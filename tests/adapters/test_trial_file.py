@@ -26,14 +26,18 @@ def test_what_was_written_is_read_and_a_torn_last_line_costs_that_line_alone(tmp
     book.write(ENTRIES)
     took = (Session(strategy=FAST, loads=("bursty",), attempt=1), 12.5)
     book.write_time(*took)
+    book.write_marks(["x", "y"])
+    book.write_time(*took)
     page = book.read()
     assert page is not None
-    assert (page.header, page.entries, page.took) == ({"run": "a"}, ENTRIES, (took,))
+    assert (page.header, page.entries, page.took, page.written) == (
+        {"run": "a"}, ENTRIES, (took, took), {"x", "y"}
+    )  # fmt: skip
 
     file.write_bytes(file.read_bytes()[:-5])
     torn = book.read()
     assert torn is not None
-    assert (torn.entries, torn.took) == (ENTRIES, ())
+    assert (torn.entries, torn.took, torn.written) == (ENTRIES, (took,), {"x", "y"})
     book.write(ENTRIES[:1])
     again = book.read()
     assert again is not None
@@ -58,7 +62,7 @@ def test_a_line_that_cannot_be_understood_costs_that_line_alone(tmp_path: Path) 
     book = TrialFile(file)
     book.begin({"run": "a"})
     with file.open("a") as out:
-        out.write('{"entry": {"strategy": {"warp": 9}}}\n{"session": {}}\nnoise\n{"entry": 7}\n')
+        out.write('{"entry": {"strategy": {"warp": 9}}}\n{"session": {}}\nnoise\n{"entry": 7}\n{"written": 7}\n')
     book.write(ENTRIES)
     page = book.read()
     assert page is not None

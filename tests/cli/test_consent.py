@@ -62,6 +62,15 @@ def test_taking_part_in_a_swarm_is_said_plainly_and_asked_anew(
     assert capsys.readouterr().err == ""
 
 
+def test_that_traffic_is_told_of_is_said_and_asked_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "consent.json"
+    among = replace(LOCAL, swarm="public", serves=True, asks=True)
+    obtain(file, among, yes=True, terminal=False)
+    assert "records.traffic" not in capsys.readouterr().err
+    obtain(file, replace(among, tells=True), yes=True, terminal=False)
+    assert "records.traffic" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 9, "accepted": true}', "\x00"])
 def test_a_damaged_answer_is_no_answer(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "consent.json").write_text(content)

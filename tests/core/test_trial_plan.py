@@ -164,3 +164,17 @@ def test_the_candidates_are_possible_begin_with_the_default_and_are_nine_at_leas
     assert len({strategy.name for strategy in many}) == len(many)
     assert not any(objections(strategy, place) for strategy in many)
     assert any(strategy.tensor_parallel == 8 for strategy in many) == (gpus == 8)
+
+
+def test_a_cell_is_settled_once_nothing_more_of_it_is_planned_and_named_by_what_is_known_of_it() -> None:
+    done: list[Entry] = []
+    fates = ["start:out_of_memory", "good", "noisy", "failed:crashed"]
+    play(PLAN, done, fates)
+    assert trial_plan.settled(PLAN, done) == cells(PLAN, done)
+    for length in range(len(done)):
+        for cell in trial_plan.settled(PLAN, done[:length]):
+            again = next(each for each in cells(PLAN, done) if (each.strategy, each.load) == (cell.strategy, cell.load))
+            assert trial_plan.mark(PLAN, again) == trial_plan.mark(PLAN, cell)  # nothing was added to it
+    marks = {trial_plan.mark(PLAN, cell) for cell in cells(PLAN, done)}
+    assert len(marks) == len(STRATEGIES) * len(LOADS)
+    assert trial_plan.mark(Plan(run="other", strategies=STRATEGIES, loads=LOADS), cells(PLAN, done)[0]) not in marks

@@ -102,6 +102,7 @@ async def test_a_node_that_restarts_is_known_anew_and_leaves_no_ghost(autojump_c
         swarm = await a_swarm(world, stack, 4)
         async with member(world, swarm[0].node.address, key=key) as before:
             await until(lambda: all_know_each_other([*swarm, before]), 10)
+            await until(lambda: all(each.told("peer_joined", before.me) for each in swarm), 10)  # by its advert, too
             ghost = before.gossip.said[-1][1]
             world.network.kill(before.me, silently=True)  # its sockets are still there when it is back
         await trio.sleep(1)

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import pytest
 import trio
 import trio.testing
 
 from node.core.engine_state import STABLE_AFTER, EngineSnapshot, EngineState
 from node.core.strategy import DEFAULT, EXTERNAL, Strategy
-from node.errors import EngineUnavailable
+from node.errors import EngineUnavailable, Unavailable
 from node.ports import Endpoint, LaunchPlan
 from node.services.tend import DOWN_LIMIT, EngineKeeper, TendLimits
 from tests.fakes.engine import FakeEngine, FakeLauncher, FakeUpstream
@@ -285,3 +286,96 @@ async def test_every_snapshot_is_told_once_and_in_order(autojump_clock: trio.tes
         assert all(one != other for one, other in zip(it.seen, it.seen[1:], strict=False))
         assert [snapshot.since for snapshot in it.seen] == sorted(snapshot.since for snapshot in it.seen)
         assert it.seen[-1] == it.keeper.snapshot()
+
+
+async def test_a_lent_engine_finishes_what_runs_stays_away_and_is_back_afterwards(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world(FakeEngine(stop_time=1)) as it:
+        await it.until(S.READY)
+        it.running = 1
+
+        async def answered() -> None:
+            await trio.sleep(10)
+            assert it.keeper.snapshot().state is S.DRAINING
+            it.running = 0
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answered)
+            async with it.keeper.lent(reason="lent to trials", grace=30):
+                await trio.sleep(300)
+                away = it.keeper.snapshot()
+                assert (away.state, away.reason) == (S.STOPPED, "lent to trials")
+                assert not it.engine.processes[0].alive
+                with pytest.raises(Unavailable, match="lent to trials"):
+                    async with it.keeper.lent(reason="too", grace=0):
+                        pass
+        assert (await it.until(S.READY)).restarts == 0
+
+
+async def test_whatever_happens_to_the_borrower_the_engine_comes_back(autojump_clock: trio.testing.MockClock) -> None:
+    async with world(FakeEngine()) as it:
+        await it.until(S.READY)
+        with pytest.raises(ZeroDivisionError):
+            async with it.keeper.lent(reason="lent", grace=0):
+                raise ZeroDivisionError
+        await it.until(S.READY)
+        with trio.move_on_after(50) as patience:
+            async with it.keeper.lent(reason="lent", grace=0):
+                await trio.sleep_forever()
+        assert patience.cancelled_caught
+        await it.until(S.READY)
+        it.running = 1
+        with trio.move_on_after(5):  # given up while it drains: what runs is not cut off for that
+            async with it.keeper.lent(reason="lent", grace=60):
+                raise AssertionError("lent while it answers")
+        await trio.sleep(20)
+        assert it.keeper.snapshot().state is S.DRAINING
+        it.running = 0
+        await it.until(S.READY)
+        it.engine.refusal = EngineUnavailable("the disk is full")
+        async with it.keeper.lent(reason="lent", grace=0):
+            pass
+        assert (await it.until(S.BACKOFF)).reason == "the disk is full"  # tended as ever
+        it.engine.refusal = None
+        await it.until(S.READY)
+
+
+async def test_a_stop_of_the_node_takes_a_lent_engine_back_and_does_not_start_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world(FakeEngine()) as it, trio.open_nursery() as nursery:
+        await it.until(S.READY)
+
+        async def borrow() -> None:
+            async with it.keeper.lent(reason="lent", grace=0):
+                nursery.start_soon(lambda: it.keeper.stop(reason="bye", grace=30))
+                await trio.sleep_forever()
+
+        with pytest.raises(Unavailable, match="taken back: bye"):
+            await borrow()
+        await trio.sleep(3600)
+        assert it.keeper.snapshot().state is S.STOPPED
+        with pytest.raises(Unavailable, match="not to be had: bye"):
+            async with it.keeper.lent(reason="lent", grace=0):
+                pass
+        assert len(it.engine.launches) == 1
+
+
+async def test_a_restart_waits_until_the_borrower_is_gone(autojump_clock: trio.testing.MockClock) -> None:
+    async with world(FakeEngine()) as it:
+        await it.until(S.READY)
+
+        async def borrow() -> None:
+            async with it.keeper.lent(reason="lent", grace=0):
+                it.keeper.restart(reason="a better strategy", plan=replace(PLAN, strategy=Strategy(max_num_seqs=8)))
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await trio.sleep(5)  # it ends what it runs on the machine
+                        assert len(it.engine.launches) == 1
+
+        with pytest.raises(Unavailable, match="taken back: a better strategy"):
+            await borrow()
+        assert (await it.until(S.READY)).strategy == "seqs:8"

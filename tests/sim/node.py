@@ -19,6 +19,7 @@ from node.adapters.http_server.server import Bind, TcpBind
 from node.app import run
 from node.core.address import BindAddress
 from node.core.admission import AdmissionLimits
+from node.core.own_records import Setting
 from node.core.strategy import DEFAULT
 from node.hands import Hands, Reports, SwarmHands
 from node.http.asgi import App, Message
@@ -97,10 +98,12 @@ class SimNode:
         luck: Callable[[], float] = lambda: 0.5,
         history: FakeHistory | None = None,
         clock: Callable[[], int] = wall,
+        setting: Setting | None = None,
     ) -> None:
         self.engine = engine
         self.history = history or FakeHistory(PERFORMANCE, now_us=clock)
         self._clock = clock
+        self._setting = setting
         self.peer_id = str(PeerId.from_public_key(public_key))
         self._public_key = public_key
         self._among = among
@@ -142,6 +145,7 @@ class SimNode:
             history=self.history,
             luck=self._luck,
             wall=self._clock,
+            setting=None if self._setting is None else self._measured_on,
             swarm=self._among[0] if self._among is not None else None,
         )
         try:
@@ -149,6 +153,10 @@ class SimNode:
             await run(hands, self.policies(), wish=self.wish, tell=self.tell, lag_every=60.0)
         finally:
             self.ended.set()
+
+    async def _measured_on(self) -> Setting | None:
+        await trio.lowlevel.checkpoint()
+        return self._setting
 
     def names(self) -> list[str]:
         return [event for event, _ in self.events]

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.core.access import Access
 from node.core.cells import cell_of
+from node.core.own_records import Setting
 from node.hands import SwarmHands, dht_rules
 from node.history import doubt_of
 from node.policies import SwarmPolicies
@@ -58,11 +59,13 @@ class SimSwarm:
         join: Sequence[str] = (),
         access: Access | None = None,
         swarm: SwarmId = PUBLIC_SWARM,
+        setting: Setting | None = None,
     ) -> SimNode:
         """Start a node; returns once its API answers. A name that was used before is the same identity again.
 
         Args:
             join: names of nodes to join through.
+            setting: what its engine's records tell of model and machine; None: its traffic is not recorded.
         """
         key = Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"\0"))
         public_key = key.public_key().public_bytes_raw()
@@ -100,6 +103,7 @@ class SimSwarm:
                     among=(hands, policies),
                     luck=random.Random(seed).random,  # noqa: S311
                     history=self._history_of(name, key),
+                    setting=setting,
                 )
                 self.nodes[name] = node
                 up.set()

@@ -5,14 +5,16 @@ from dataclasses import replace
 import trio
 from trio.testing import MockClock
 
+from node.core.own_records import Setting
 from protocol import gossip, records
 from protocol.gossip import Subject, Topic
 from protocol.ids import PUBLIC_SWARM, Epoch
-from protocol.performance import PERFORMANCE, Outcome
+from protocol.performance import PERFORMANCE, TRAFFIC, Outcome
 from tests.fakes.stranger import greeted, id_of, key_of
 from tests.protocol import performance_samples
 from tests.sim.node import SimNode
-from tests.sim.swarm import SimSwarm, sim_swarm, until, wall
+from tests.sim.swarm import SimSwarm, engine, sim_swarm, until, wall
+from tests.sim.test_swarm import ask, until_served
 
 LIFETIME_US = performance_samples.LIFETIME
 
@@ -50,6 +52,30 @@ async def test_what_one_node_writes_all_come_to_have_and_keep_through_a_death(au
         await swarm.start("b", join=["a"])
         await write(swarm.nodes["b"], 5)  # of a new epoch
         await until_all_hold(swarm, 105, within=60.0)
+
+
+async def test_what_an_engine_does_for_its_prompts_becomes_a_record_that_all_have(autojump_clock: MockClock) -> None:
+    setting = Setting(
+        model=performance_samples.MODEL,
+        hardware=performance_samples.HARDWARE,
+        benchmark=performance_samples.BENCHMARK,
+        engine=performance_samples.ENGINE,
+    )
+    async with sim_swarm() as swarm:
+        asked = await swarm.start("asked")
+        serving = await swarm.start("serving", engine=engine(), join=["asked"], setting=setting)
+        await until_served(asked, {serving.peer_id})
+        for _ in range(40):
+            assert (await ask(asked)).status == 200
+            await trio.sleep(20.0)
+        await until_all_hold(swarm, 1, within=120.0)
+        (record,) = asked.history.records.values()
+        body = record.body
+        assert (str(record.name.author), body.origin) == (serving.peer_id, TRAFFIC)
+        assert body.outcome.requests >= 30
+        assert body.outcome.failures == 0
+        assert 250_000 <= body.outcome.ttft_p50_us <= 400_000  # a quarter of a second of prefill
+        assert 15_000 <= body.outcome.tpot_p50_us <= 25_000  # 50 tokens a second
 
 
 async def test_who_says_what_no_honest_node_says_is_parted_from_and_seen(autojump_clock: MockClock) -> None:

@@ -20,6 +20,7 @@ import trio
 from node.adapters.engine import embedded_model, model_folder
 from node.adapters.engine.command import Launch, environment
 from node.adapters.engine.install import SCRIPTS, EngineInstall, describe
+from node.adapters.engine.model_content import load_format
 from node.adapters.engine.vllm import CORES_KEPT
 from node.core.engine_flags import engine_flags
 from node.core.strategy import Strategy
@@ -57,6 +58,7 @@ class BenchSetup:
     kv_cache_bytes: int | None
     threads: int
     trust_remote_code: bool = False
+    load_format: str | None = None  # how weights are loaded, where the operator's own flags say it
     scripts: Path = SCRIPTS
     inherited: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
@@ -229,6 +231,7 @@ async def bench_setup(
         offline=folder is not None,
         kv_cache_bytes=kv,
         threads=max(machine.cpu_cores() - CORES_KEPT, 1),
+        load_format=load_format(plan.extra_arguments),
     )
 
 
@@ -247,6 +250,7 @@ def flags(setup: BenchSetup, strategy: Strategy) -> list[str]:
         ("--max-model-len", setup.plan.max_model_len),
         ("--kv-cache-memory-bytes", setup.kv_cache_bytes),
         ("--dtype", setup.plan.dtype),
+        ("--load-format", setup.load_format),
     ):
         if value is not None:
             line += [flag, str(value)]

@@ -1,0 +1,195 @@
+"""What goes on at the engine: who is being answered, and one window of answers over it, which becomes a record.
+
+Knows no clock, no record and nothing of what is said: of an answer it keeps eight numbers, for an hour at most. A
+window belongs to one model under one strategy in one engine's life; when that ends, the window does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from node.core.answer_meter import AnswerMeter, Measured, one_sequence
+from node.core.endpoints import find
+from node.core.engine_state import EngineSnapshot
+from node.core.prompt import Prompt
+
+LEAST_ANSWERS: Final = 30  # a p95 has one or two of them beyond it; and one answer cannot be told from the rest
+MOST_ANSWERS: Final = 256  # figures get no better for more, and memory is bounded
+SPAN: Final = 600.0  # s from a window's first arrival: long against bursts, short against a day's moods
+LONGEST: Final = 3600.0  # s after which too few are given up: they would mix a morning's with an evening's
+TELLING: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """One engine's life with one model under one strategy; `pid` is None where it runs elsewhere."""
+
+    model: str | None
+    strategy: str | None
+    pid: int | None
+    restarts: int
+
+
+def life_of(snapshot: EngineSnapshot) -> Life:
+    """Return whose life a snapshot shows."""
+    return Life(model=snapshot.model, strategy=snapshot.strategy, pid=snapshot.pid, restarts=snapshot.restarts)
+
+
+class Ending(Enum):
+    """How an answer ended."""
+
+    WHOLE = "whole"
+    BROKEN = "broken"  # the engine broke off
+    LEFT = "left"  # whoever asked did, or nothing was begun: it was load, and tells nothing else
+
+
+class Verdict(Enum):
+    """What is to become of a window now."""
+
+    GO_ON = "go on"
+    KEEP = "keep"
+    DROP = "drop"
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """The gaps between arrivals, in seconds: their number, mean and spread, without the gaps (Welford's method)."""
+
+    count: int = 0
+    mean_gap: float = 0.0
+    squares: float = 0.0
+    last: float = 0.0
+
+    def note(self, now: float) -> None:
+        """Take an arrival."""
+        self.count += 1
+        if self.count > 1:
+            gap = now - self.last
+            apart = gap - self.mean_gap
+            self.mean_gap += apart / (self.count - 1)
+            self.squares += apart * (gap - self.mean_gap)
+        self.last = now
+
+    @property
+    def variation(self) -> float | None:
+        """The gaps' standard deviation, of their mean; None of fewer than two gaps, or none that lasted."""
+        gaps = self.count - 1
+        return (self.squares / gaps) ** 0.5 / self.mean_gap if gaps > 1 and self.mean_gap > 0 else None
+
+
+@dataclass(slots=True, kw_only=True)
+class Window:
+    """Answers that ended within one stretch of one engine's life.
+
+    Attributes:
+        answers: whole ones.
+        failures: those that the engine broke off.
+        began: the loop's time of the first arrival; None before it.
+        busy: seconds in which at least one prompt was at the engine.
+        over: the life that it belongs to has ended.
+    """
+
+    life: Life
+    answers: list[Measured] = field(default_factory=list[Measured])
+    failures: int = 0
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    began: float | None = None
+    busy: float = 0.0
+    over: bool = False
+
+    def verdict(self, now: float) -> Verdict:
+        """Decide whether it has enough, may get it yet, or never will."""
+        enough = len(self.answers) >= LEAST_ANSWERS
+        if self.over:
+            return Verdict.KEEP if enough else Verdict.DROP
+        if len(self.answers) >= MOST_ANSWERS:
+            return Verdict.KEEP
+        if self.began is None or now < self.began + SPAN:
+            return Verdict.GO_ON
+        if enough:
+            return Verdict.KEEP
+        return Verdict.DROP if now >= self.began + LONGEST else Verdict.GO_ON
+
+
+class Traffic:
+    """Counts who is at the engine, and fills the window that is open, if one is.
+
+    `on_full` is called when a window has all it can get, within `begin` or `end`: it returns at once.
+    """
+
+    def __init__(self) -> None:
+        self.window: Window | None = None
+        self.on_full: Callable[[], None] = _nobody
+        self._running = 0
+        self._counted_to = 0.0
+        self._lives: dict[AnswerMeter, Life] = {}  # of those that are measured; as many as run
+
+    @property
+    def running(self) -> int:
+        """Prompts that are being answered with tokens now."""
+        return self._running
+
+    def open(self, life: Life, now: float) -> Window:
+        """Begin a window; what runs already counts when it ends."""
+        self._count_busy(now)
+        self.window = Window(life=life)
+        return self.window
+
+    def close(self, now: float) -> Window | None:
+        """End the window that is open, and return it."""
+        self._count_busy(now)
+        window, self.window = self.window, None
+        return window
+
+    def look(self, snapshot: EngineSnapshot) -> None:
+        """Notice whether the life that the open window belongs to is over."""
+        window = self.window
+        if window is not None and not window.over and window.life != life_of(snapshot):
+            window.over = True
+            self.on_full()
+
+    def begin(self, prompt: Prompt, snapshot: EngineSnapshot, now: float) -> AnswerMeter | None:
+        """Note that the engine is asked now; return what is to be told of the answer, None where nothing is.
+
+        Who gets a meter tells `end`, whatever happens.
+        """
+        route = find(prompt.path)
+        if route is None or route.name not in TELLING:
+            return None
+        self._count_busy(now)
+        self._running += 1
+        meter = AnswerMeter(began=now, dialect=route.dialect)
+        life = life_of(snapshot)
+        self.look(snapshot)
+        window = self.window
+        if window is not None and not window.over:
+            window.arrivals.note(now)
+            if window.began is None:
+                window.began = now
+        if one_sequence(prompt.body):
+            self._lives[meter] = life
+        return meter
+
+    def end(self, meter: AnswerMeter, ending: Ending, now: float) -> None:
+        """Note how an answer ended."""
+        self._count_busy(now)
+        self._running -= 1
+        life, window = self._lives.pop(meter, None), self.window
+        if window is None or life != window.life or ending is Ending.LEFT:
+            return
+        if ending is Ending.BROKEN or meter.failed:
+            window.failures += 1
+        elif len(window.answers) < MOST_ANSWERS and (measured := meter.measured()) is not None:
+            window.answers.append(measured)
+            if len(window.answers) == MOST_ANSWERS:
+                self.on_full()
+
+    def _count_busy(self, now: float) -> None:
+        if self._running and self.window is not None:
+            self.window.busy += now - self._counted_to
+        self._counted_to = now
+
+
+def _nobody() -> None:
+    """Tell nobody."""

@@ -1,0 +1,193 @@
+"""A window of answers as the body of a performance record: figures of the engine, and of the prompts only their shape.
+
+Knows the arithmetic and what may be told; knows no engine and no key. What one requester asks must not be read off a
+record: lengths and rates are cut down to two digits, figures of fewer than `FEWEST` answers are absent, and there is
+neither a time nor anything that was said. Cut down, not rounded: what is told never exceeds what was.
+
+Figures that would contradict each other, though each is true, are absent: in traffic, unlike in trials, those that
+stream may be others than those that do not, and long answers may be quick where short ones are slow.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Final
+
+from node.core import engine_counters
+from node.core.answer_meter import Measured
+from node.core.engine_counters import Counters, share_ppm
+from node.core.observation import to_wire_strategy
+from node.core.own_records import Compose, Setting
+from node.core.strategy import Strategy
+from node.core.traffic import Window
+from node.core.trial_outcome import Spread, spread
+from protocol import performance as wire
+from protocol.records import Stamp
+
+MILLI: Final = 1000
+PPM: Final = 1_000_000
+MICRO: Final = 1_000_000
+PERCENT_PPM: Final = 10_000
+DIGITS: Final = 2  # of what is told of prompts
+FEWEST: Final = 10  # answers that a figure is over
+ALIKE: Final = 1.5  # how far the mean prompt of those that stream may be from that of all
+ADDS_UP: Final = 2.5  # latency against TTFT + tokens × TPOT; receivers doubt a record beyond 3
+
+
+def record_of(window: Window, *, strategy: Strategy, setting: Setting, grown: Counters) -> Compose:
+    """Return what makes the window's record, once it is given a stamp.
+
+    Args:
+        window: closed, with answers in it.
+        strategy: that its engine ran.
+        setting: its model, machine and engine.
+        grown: what the engine's counters grew by meanwhile; empty where it tells none, or others use it too.
+
+    Raises:
+        LocalProtocolError: the strategy is for this machine alone: a draft model's path.
+    """
+    configured = to_wire_strategy(strategy)
+    answers = _counted(window.answers, strategy)
+    workload = _workload(window, answers, grown)
+    outcome = _outcome(window, answers, workload, strategy, grown)
+
+    def compose(stamp: Stamp) -> wire.Performance:
+        return wire.Performance(
+            stamp=stamp,
+            origin=wire.TRAFFIC,
+            model=setting.model,
+            hardware=setting.hardware,
+            benchmark=setting.benchmark,
+            engine=setting.engine,
+            strategy=configured,
+            workload=workload,
+            outcome=outcome,
+        )
+
+    return compose
+
+
+def rough(value: float) -> int:
+    """Return a number cut down to its first two digits: 1 987 is 1 900."""
+    whole = int(value)
+    step = 10 ** max(len(str(whole)) - DIGITS, 0)
+    return whole // step * step
+
+
+class _Answer:
+    """An answer, and of its tokens what may be believed."""
+
+    def __init__(self, measured: Measured, *, estimates: bool) -> None:
+        sure = measured.told or estimates
+        self.streamed = measured.streamed
+        self.latency = measured.latency
+        self.ttft = measured.ttft
+        self.stall = measured.stall
+        self.tpot = measured.tpot if sure else None
+        self.prompt = measured.prompt_tokens
+        self.output = measured.output_tokens if sure else None
+
+
+def _counted(answers: Sequence[Measured], strategy: Strategy) -> list[_Answer]:
+    # With speculation an event carries several tokens, and what runs elsewhere may speculate.
+    estimates = strategy.speculation is None and not strategy.external
+    return [_Answer(answer, estimates=estimates) for answer in answers]
+
+
+def _workload(window: Window, answers: Sequence[_Answer], grown: Counters) -> wire.Workload:
+    prompts = [answer.prompt for answer in answers if answer.prompt is not None]
+    outputs = [answer.output for answer in answers if answer.output is not None]
+    prompt = spread(prompts) if len(prompts) == len(answers) else None
+    output = spread(outputs) if len(outputs) == len(answers) else None
+    streaming = sum(answer.streamed for answer in answers)
+    gap, variation = window.arrivals.mean_gap, window.arrivals.variation
+    shared = share_ppm(engine_counters.PREFIX_HITS, engine_counters.PREFIX_QUERIES, grown)
+    return wire.Workload(
+        requests=rough(len(answers) + window.failures),
+        prompt_tokens_mean_milli=_mean_milli(
+            prompts if prompt else [],
+            engine_counters.mean(engine_counters.PROMPT_TOKENS, engine_counters.PROMPTS, grown),
+        ),
+        prompt_tokens_p50=rough(prompt.p50) if prompt else None,
+        prompt_tokens_p95=rough(prompt.p95) if prompt else None,
+        output_tokens_mean_milli=_mean_milli(
+            outputs if output else [],
+            engine_counters.mean(engine_counters.OUTPUT_TOKENS, engine_counters.OUTPUTS, grown),
+        ),
+        output_tokens_p50=rough(output.p50) if output else None,
+        output_tokens_p95=rough(output.p95) if output else None,
+        shared_prefix_ppm=None if shared is None else rough(shared),
+        requests_per_s_milli=rough(MILLI / gap) if gap > 0 else None,
+        burstiness_ppm=None if variation is None else rough(variation * PPM),
+        # Whole only where all stream: receivers compare more of such records.
+        streaming_ppm=streaming * 100 // len(answers) * PERCENT_PPM,
+    )
+
+
+def _mean_milli(told: Sequence[int], otherwise: float | None) -> int | None:
+    mean = fmean(told) if told else otherwise
+    return None if mean is None else rough(mean * MILLI)
+
+
+def _outcome(
+    window: Window, answers: Sequence[_Answer], workload: wire.Workload, strategy: Strategy, grown: Counters
+) -> wire.Outcome:
+    streamed = [answer for answer in answers if answer.streamed]
+    whole = len(streamed) == len(answers)
+    latency = spread(answer.latency for answer in answers)
+    ttft = _spread([answer.ttft for answer in streamed]) if whole or _alike(streamed, workload) else None
+    tpot = _spread([answer.tpot for answer in streamed])
+    if whole and not _adds_up(ttft, tpot, latency, workload.output_tokens_mean_milli):
+        tpot = None
+    stall = _spread([answer.stall for answer in streamed])
+    busy = round(window.busy * MICRO)
+    tokens = [answer.output for answer in answers if answer.output is not None]
+    preemptions = grown.get(engine_counters.PREEMPTIONS)
+    return wire.Outcome(
+        requests=len(answers) + window.failures,
+        failures=window.failures,
+        repetitions=1,
+        duration_us=busy or None,
+        ttft_mean_us=ttft and ttft.mean,
+        ttft_p50_us=ttft and ttft.p50,
+        ttft_p95_us=ttft and ttft.p95,
+        tpot_mean_us=tpot and tpot.mean,
+        tpot_p50_us=tpot and tpot.p50,
+        tpot_p95_us=tpot and tpot.p95,
+        latency_mean_us=latency and latency.mean,
+        latency_p50_us=latency and latency.p50,
+        latency_p95_us=latency and latency.p95,
+        stall_mean_us=stall and stall.mean,
+        stall_p50_us=stall and stall.p50,
+        stall_p95_us=stall and stall.p95,
+        output_tokens_per_s_milli=round(sum(tokens) * MILLI * MICRO / busy)
+        if busy and len(tokens) == len(answers)
+        else None,
+        preemptions=None if preemptions is None else round(preemptions),
+        prefix_hit_ppm=None
+        if strategy.prefix_caching is False
+        else share_ppm(engine_counters.PREFIX_HITS, engine_counters.PREFIX_QUERIES, grown),
+        acceptance_ppm=None
+        if strategy.speculation is None
+        else share_ppm(engine_counters.ACCEPTED, engine_counters.DRAFTED, grown),
+    )
+
+
+def _spread(values: Sequence[int | None]) -> Spread | None:
+    found = [value for value in values if value is not None]
+    return spread(found) if len(found) >= FEWEST else None
+
+
+def _alike(streamed: Sequence[_Answer], workload: wire.Workload) -> bool:
+    """Whether the prompts of those that stream are as long as all: else their TTFT is that of another workload."""
+    prompts = [answer.prompt for answer in streamed if answer.prompt is not None]
+    if len(prompts) < max(len(streamed) / 2, FEWEST) or not workload.prompt_tokens_mean_milli:
+        return False  # too few tell
+    ratio = fmean(prompts) * MILLI / workload.prompt_tokens_mean_milli
+    return 1 / ALIKE <= ratio <= ALIKE
+
+
+def _adds_up(ttft: Spread | None, tpot: Spread | None, latency: Spread | None, tokens_milli: int | None) -> bool:
+    if ttft is None or tpot is None or latency is None or tokens_milli is None:
+        return True
+    summed = ttft.mean + tpot.mean * max(tokens_milli - MILLI, 0) / MILLI
+    return summed <= ADDS_UP * latency.mean and latency.mean <= ADDS_UP * summed

@@ -1,0 +1,157 @@
+"""What a node records of itself: trials of its engine and windows of its traffic, written into the history.
+
+The part of the composition beside `company`: there what others bring, here what this node brings. Decides nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from node.company import Company
+from node.core.traffic import Traffic
+from node.hands import Hands
+from node.http.control import Trials
+from node.http.history_metrics import HistoryMetrics
+from node.policies import Policies
+from node.record_ports import Admitted, Standing
+from node.services.no_engine import NoEngine
+from node.services.observe import Observer
+from node.services.serve import LocalReplica
+from node.services.tend import EngineKeeper
+from node.services.trial_runs import TrialRuns
+from node.services.write_records import Scribe
+
+Tell = Callable[[str, Mapping[str, Any]], None]
+
+
+def traffic_of(hands: Hands, policies: Policies) -> Traffic | None:
+    """Return what watches the engine's answers; None where nothing is to be recorded of them."""
+    return Traffic() if policies.record_traffic and hands.setting is not None else None
+
+
+class Recording:
+    """What writes this node's own records. `run` is its one long-lived task."""
+
+    def __init__(  # noqa: PLR0913 -- the parts of a node that it stands between
+        self,
+        hands: Hands,
+        policies: Policies,
+        *,
+        author: str,
+        engine: EngineKeeper | NoEngine,
+        local: LocalReplica,
+        traffic: Traffic | None,
+        company: Company | None,
+        tell: Tell,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            author: this node's peer id.
+            traffic: that `local` tells of its answers.
+        """
+        self._hands = hands
+        self._company = company
+        self._replica = local if company is None else company.replica
+        self._local = local
+        self._publish = _to_nobody if company is None else company.replication.publish
+        self._scribe = Scribe(hands.history, publish=self._publish, wall=hands.wall)
+        self._trials = None
+        if hands.trials is not None and isinstance(engine, EngineKeeper):
+            self._trials = TrialRuns(
+                engine=engine,
+                hands=hands.trials,
+                write=self._scribe.write,
+                author=author,
+                policy=policies.trials,
+                owed=self._owed,
+                prompts_seen=self._prompts_seen,
+                tell=tell,
+            )
+        self._observer = None
+        if traffic is not None and hands.setting is not None:
+            self._observer = Observer(
+                traffic,
+                board=engine,
+                strategy=lambda: policies.plan.strategy,
+                setting=hands.setting,
+                metrics=local.engine_metrics,
+                write=self._scribe.write,
+            )
+        self.metrics = HistoryMetrics(
+            facts=hands.history.facts,
+            exchanged=dict if company is None else company.exchanged,
+            rejected=self._rejected,
+        )
+
+    async def run(self) -> None:
+        """Watch traffic, and try strategies while nobody wants an answer."""
+        async with trio.open_nursery() as nursery:
+            if self._trials is not None:
+                nursery.start_soon(self._trials.run)
+            if self._observer is not None:
+                nursery.start_soon(self._observer.run)
+
+    @property
+    def trials(self) -> Trials | None:
+        """Runs the trials that the owner asks for; None on a node without an engine of its own."""
+        return None if self._trials is None else self._trials.answer
+
+    async def admit(self, sealed: Sequence[bytes]) -> Sequence[Admitted]:
+        """Judge records that the owner brings, keep the good ones, and say to the swarm what is new.
+
+        Raises:
+            node.errors.Unavailable: the disk refused.
+        """
+        verdicts = await self._hands.history.admit(sealed, via=None)
+        new = [raw for raw, each in zip(sealed, verdicts, strict=True) if each.standing is Standing.NEW]
+        if new:
+            self._publish(new)
+        return verdicts
+
+    # -- what is told of it
+
+    def facts(self) -> dict[str, Any]:
+        """Tell of the history: what is held, what this run of the node added, what was refused by reason."""
+        facts = self._hands.history.facts()
+        return {
+            "total": facts.records,
+            "authors": facts.authors,
+            "bytes": facts.bytes,
+            "quarantined": facts.quarantined,
+            "written": self._scribe.written,
+            "doubtful": self._scribe.doubtful,
+            "rejected": self._rejected(),
+            "exchanged": self._company.exchanged() if self._company is not None else {},
+            "traffic": dict(self._observer.facts()) if self._observer is not None else None,
+        }
+
+    def trial_facts(self) -> dict[str, Any]:
+        """Tell how far trials are."""
+        return {"state": "off"} if self._trials is None else self._trials.facts()
+
+    def _rejected(self) -> Mapping[str, int]:
+        """Count records that were not believed, by reason: before the history's door, and at it."""
+        if self._company is None:
+            return self._hands.history.facts().rejected
+        return self._company.replication.counts().rejected
+
+    # -- what trials have to know: whether anybody wants the engine
+
+    def _owed(self) -> int:
+        counts = self._local.counts()
+        ours = self._replica.counts().running if self._company is not None else 0
+        return counts.running + counts.waiting + ours
+
+    def _prompts_seen(self) -> int:
+        here = self._local.counts()
+        seen = here.served + here.failed + here.refused + here.abandoned + here.running + here.waiting
+        if self._company is not None:
+            asked = self._company.replica.counts()
+            seen += asked.served + asked.failed + asked.refused + asked.abandoned + asked.running
+        return seen
+
+
+def _to_nobody(_: Sequence[bytes]) -> None:
+    """Say records on a node by itself: they are in its history, and go out once it is among others."""

@@ -1,0 +1,326 @@
+"""A node's trials on fakes, in virtual time: in idle time alone, gone at once for a prompt, told of in records once."""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from node.adapters.trial_file import TrialFile
+from node.core.engine_state import EngineSnapshot, EngineState
+from node.core.own_records import Compose, Setting
+from node.core.strategy import DEFAULT, Strategy
+from node.core.trial_plan import Failure
+from node.errors import EngineUnavailable, NodeError, Unavailable
+from node.ports import LaunchPlan
+from node.services.tend import EngineKeeper, TendLimits
+from node.services.trial_runs import TrialPolicy, TrialRuns
+from node.services.write_records import Scribe
+from node.trial_ports import Bench, TrialHands, Workshop
+from protocol.performance import PERFORMANCE, Performance
+from protocol.records import Signed
+from tests.fakes.engine import FakeEngine, FakeLauncher, FakeUpstream
+from tests.fakes.history import FakeHistory
+from tests.fakes.trial_bench import FakeBench
+from tests.protocol import samples
+from tests.protocol.performance_samples import BENCHMARK, ENGINE, HARDWARE, MODEL
+
+POLICY = TrialPolicy(idle_after=900, daily=10_000, grace=30)
+ASKED = {"workloads": ["long_output"], "strategies": 2, "repetitions": 2}
+BEGINNING = 1_800_000_000_000_000  # µs since 1970 at the loop's time zero
+LOAD = 16.0  # s that the engine in memory takes to come up
+
+
+class World:
+    """A node's engine, its trials, and what they told."""
+
+    def __init__(self, folder: Path, policy: TrialPolicy) -> None:
+        self.prompts = self.owed = 0
+        self.events: list[tuple[str, Mapping[str, Any]]] = []
+        self.states: list[tuple[float, EngineState]] = []
+        self.news = trio.Event()
+        self.engine = FakeEngine(load_time=LOAD)
+        self.keeper = EngineKeeper(
+            launcher=FakeLauncher(self.engine),
+            upstream=FakeUpstream(self.engine),
+            plan=LaunchPlan(model="/m", served_name="m", strategy=DEFAULT),
+            limits=TendLimits(),
+            in_flight=lambda: self.owed,
+            last_activity=lambda _: None,
+            luck=lambda: 0.5,
+            on_change=self.changed,
+        )
+        self.bench = FakeBench()
+        self.book = TrialFile(folder / "trials.jsonl")
+        self.context: dict[str, object] = {"driver": "1"}
+        self.refusal: NodeError | None = None
+        self.open = 0
+        self.history = FakeHistory(PERFORMANCE, now_us=self.wall, key=samples.KEY)
+        self.published: list[bytes] = []
+        scribe = Scribe(self.history, publish=self.published.extend, wall=self.wall)
+        names = (f"run-{number}" for number in count())
+        self.records: list[Performance] = []
+
+        async def write(composed: Iterable[Compose]) -> Sequence[Signed[Performance]]:
+            signed = await scribe.write(composed)
+            self.records += [each.body for each in signed]
+            return signed
+
+        self.runs = TrialRuns(
+            engine=self.keeper,
+            hands=TrialHands(prepare=self.prepare, mint=lambda: next(names)),
+            write=write,
+            author="me",
+            policy=policy,
+            owed=lambda: self.owed,
+            prompts_seen=lambda: self.prompts,
+            tell=self.tell,
+        )
+
+    @staticmethod
+    def wall() -> int:
+        return BEGINNING + round(trio.current_time() * 1e6)
+
+    def changed(self, snapshot: EngineSnapshot) -> None:
+        self.states.append((trio.current_time(), snapshot.state))
+
+    async def prepare(self, tell: object) -> Workshop:
+        del tell
+        if self.refusal is not None:
+            raise self.refusal
+        return Workshop(
+            open=self.opened, book=self.book, context=self.context, model="tiny", gpus=0, setting=self.setting
+        )
+
+    async def setting(self) -> Setting:
+        assert self.keeper.snapshot().state is EngineState.STOPPED, "it would measure the engine"
+        return Setting(model=MODEL, hardware=replace(HARDWARE, platform="cpu"), benchmark=BENCHMARK, engine=ENGINE)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Bench]:
+        assert self.keeper.snapshot().state is EngineState.STOPPED, "a GPU has room for one"
+        self.open += 1
+        try:
+            yield self.bench
+        finally:
+            self.open -= 1
+
+    def tell(self, event: str, facts: Mapping[str, Any]) -> None:
+        self.events.append((event, facts))
+        self.news.set()
+        self.news = trio.Event()
+
+    def told(self, event: str) -> list[Mapping[str, Any]]:
+        return [facts for name, facts in self.events if name == event]
+
+    async def until(self, event: str, times: int = 1) -> Mapping[str, Any]:
+        while len(self.told(event)) < times:
+            await self.news.wait()
+        return self.told(event)[-1]
+
+    async def ready(self) -> None:
+        snapshot = self.keeper.snapshot()
+        while snapshot.state is not EngineState.READY:
+            snapshot = await self.keeper.changed(snapshot)
+
+
+@asynccontextmanager
+async def world(folder: Path, policy: TrialPolicy = POLICY) -> AsyncIterator[World]:
+    it = World(folder, policy)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(it.keeper.run)
+        nursery.start_soon(it.runs.run)
+        yield it
+        nursery.cancel_scope.cancel()
+    assert it.open == 0
+
+
+def ignore(_: Mapping[str, Any]) -> None:
+    """Watch nothing."""
+
+
+async def test_a_node_that_nobody_asks_tries_its_strategies_signs_what_came_of_it_and_serves_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as it:
+        ended = await it.until("trials_ended")
+        began = next(when for when, state in it.states if state is EngineState.STOPPED)
+        assert POLICY.idle_after <= began - LOAD <= POLICY.idle_after + 10
+        await it.ready()
+        facts = it.runs.facts()
+        assert (ended["reason"], facts["state"], facts["discarded_share"]) == ("complete", "complete", 0)
+        assert facts["cells"] == facts["of"] == ended["records"] == len(it.records) == len(it.published)
+        assert len({(str(each.strategy), each.workload.kind) for each in it.records}) == facts["of"]
+        await trio.sleep(20_000)  # nothing more, until something else is to be measured
+        assert len(it.told("trials_began")) == 1
+        it.context = {"driver": "2"}
+        await it.until("trials_ended", times=2)
+        assert len(it.records) == 2 * facts["of"]
+
+
+async def test_a_prompt_ends_idle_trials_at_once_and_they_go_on_where_they_were_once_it_is_quiet_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as it:
+        await it.until("trials_began")
+        await trio.sleep(60)
+        it.prompts += 1
+        asked_at = trio.current_time()
+        await it.ready()
+        assert trio.current_time() - asked_at <= LOAD + 1
+        assert it.told("trials_ended")[-1]["reason"] == "a prompt came" == it.runs.facts()["last_reason"]
+        kept = it.book.read()
+        assert kept is not None
+        assert kept.entries
+        back_at = trio.current_time()
+        await it.until("trials_began", times=2)
+        assert trio.current_time() - back_at >= POLICY.idle_after
+        await it.until("trials_ended", times=2)
+        tried = sum(len(order.loads) for order in it.bench.orders)
+        assert tried <= 2 + it.runs.facts()["of"] * 3 + 3  # the probe, every trial, and those of the session cut off
+
+
+async def test_while_an_answer_is_owed_nothing_is_tried(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with world(tmp_path) as it:
+        it.owed = 1
+        await trio.sleep(20_000)
+        assert it.told("trials_began") == []
+        it.owed = 0
+        quiet_at = trio.current_time()
+        await it.until("trials_began")
+        assert trio.current_time() - quiet_at >= POLICY.idle_after
+
+
+async def test_an_engine_that_was_never_ready_is_not_taken_away(tmp_path: Path, autojump_clock: MockClock) -> None:
+    it = World(tmp_path, POLICY)
+    it.engine.refusal = EngineUnavailable("no vLLM here", permanent=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(it.keeper.run)
+        nursery.start_soon(it.runs.run)
+        await trio.sleep(20_000)
+        nursery.cancel_scope.cancel()
+    assert it.events == []
+
+
+async def test_the_day_s_budget_is_kept_and_the_next_day_goes_on(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with world(tmp_path, replace(POLICY, daily=300)) as it:
+        while (await it.until("trials_ended", times=len(it.told("trials_ended")) + 1))["reason"] == "budget":
+            pass
+        await it.ready()
+        spans: list[tuple[float, float]] = []
+        stopped: float | None = None
+        for when, state in it.states:
+            if state is EngineState.STOPPED and stopped is None:
+                stopped = when
+            elif state is EngineState.PREPARING and stopped is not None:
+                spans.append((stopped, when))
+                stopped = None
+        for _, end in spans:
+            away = sum(min(b, end) - max(a, end - 86_400) for a, b in spans if a < end and b > end - 86_400)
+            assert away <= 300.5
+        assert len(spans) > 2
+
+
+async def test_what_cannot_be_tried_is_said_and_not_tried_again_and_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as it:
+        it.bench.fate = lambda *_: Failure(kind="start_failed", reason="no such model")
+        assert "no such model" in (await it.until("trials_ended"))["reason"]
+        await it.ready()
+        begun = len(it.told("trials_began"))
+        await trio.sleep(20_000)
+        assert len(it.told("trials_began")) - begun <= 20_000 / 3600
+        it.refusal = EngineUnavailable("the environment is gone")
+        await trio.sleep(10_000)
+        assert it.runs.facts()["last_reason"] == "the environment is gone"
+
+
+async def test_what_the_owner_asks_for_goes_first_and_a_second_wish_is_refused(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as it:
+        await it.until("trials_began")
+        await trio.sleep(60)
+        it.bench.fate = lambda _strategy, load, number: {"busy_us": 1 << 40} if load != "prefill" and number % 2 else {}
+        lines: list[Mapping[str, Any]] = []
+        reports: list[Mapping[str, Any]] = []
+
+        async def ask() -> None:
+            reports.append(await it.runs.answer(ASKED, lines.append))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await it.until("trials_began", times=2)
+            with pytest.raises(Unavailable, match="run already"):
+                await it.runs.answer(ASKED, ignore)
+            it.prompts += 1  # the owner knows what he asked for
+        assert [facts["reason"] for facts in it.told("trials_ended")] == ["trials were asked for", "complete"]
+        assert reports[0]["trials"]["complete"] == 2
+        assert reports[0]["records"] == {"signed": 2, "author": "me", "trouble": ""}
+        assert {line["event"] for line in lines} >= {"doing", "scale", "session", "trial"}
+        assert reports[0]["trials"]["reasons"] == {"others used  % of the machine": reports[0]["trials"]["discarded"]}
+        json.dumps([lines, reports])  # it goes out as JSON
+        await it.ready()
+
+
+async def test_cells_are_told_of_once_and_again_only_when_more_is_known(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path, replace(POLICY, idle=False)) as it:
+        await it.ready()
+
+        def fate(strategy: Strategy, load: str, _number: int) -> dict[str, Any] | Failure:
+            out = strategy != DEFAULT and load == "build"
+            return Failure(kind="out_of_memory", reason="no room") if out else {}
+
+        it.bench.fate = fate
+        first = await it.runs.answer(ASKED, ignore)
+        assert first["records"]["signed"] == 2
+        assert sorted(str(each.outcome.failure) for each in it.records) == ["None", "out_of_memory"]
+        begun, launches = len(it.told("trials_began")), len(it.engine.launches)
+        again = await it.runs.answer(ASKED, ignore)
+        assert (again["records"]["signed"], again["cells"]) == (0, first["cells"])
+        assert (begun, launches) == (len(it.told("trials_began")), len(it.engine.launches))  # it was not taken away
+        assert (await it.runs.answer({**ASKED, "repetitions": 3}, ignore))["records"]["signed"] == 1
+        assert it.records[-1].outcome.repetitions == 3
+        assert (await it.runs.answer({**ASKED, "fresh": True}, ignore))["records"]["signed"] == 2
+
+
+async def test_a_run_that_its_owner_breaks_off_signs_what_is_settled_and_a_full_disk_only_delays_that(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path, replace(POLICY, idle=False)) as it:
+        await it.ready()
+
+        def hear(line: Mapping[str, Any]) -> None:
+            if line["event"] == "session" and line["tally"]["complete"] == 1:
+                scope.cancel()
+
+        with trio.CancelScope() as scope:
+            await it.runs.answer(ASKED, hear)
+        assert scope.cancelled_caught
+        assert (len(it.records), it.told("trials_ended")[-1]) == (1, {"reason": "broken off", "records": 1})
+        it.history.refusing = True
+        stuck = await it.runs.answer(ASKED, ignore)
+        assert stuck["records"] == {"signed": 0, "author": "me", "trouble": "the disk is full"}
+        it.history.refusing = False
+        assert (await it.runs.answer(ASKED, ignore))["records"]["signed"] == 1
+        await it.ready()
+
+
+@pytest.mark.parametrize("asked", [[], "x", {"budget": -1}, {"workloads": ["poetry"]}, {"repetition": 3}, {"wide": 2}])
+async def test_what_is_no_request_is_refused_before_the_engine_is_touched(
+    asked: object, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path, replace(POLICY, idle=False)) as it:
+        await it.ready()
+        with pytest.raises(NodeError, match="no request for trials"):
+            await it.runs.answer(asked, ignore)
+        assert it.keeper.snapshot().state is EngineState.READY
