@@ -149,6 +149,7 @@ class Teller:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._status = self._console.status("") if self._console.is_terminal else None
         self._doing = ""
+        self._said = ""
         if self._status is not None:
             self._status.start()
 
@@ -156,8 +157,9 @@ class Teller:
         """Say what is being done."""
         if self._status is not None:
             self._status.update(text)
-        else:
+        elif text != self._said:
             self._console.print(text, markup=False)
+        self._said = text
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
         """Tell one event of the trials; facts are plain values, as in `node.services.trial_report`."""

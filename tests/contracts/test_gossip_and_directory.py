@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from node.ports import Directory, Gossip
+from protocol import limits
 from protocol.addresses import Address
 from protocol.ids import PeerId
 from tests.contracts.test_streams import a_peer
@@ -88,6 +89,18 @@ async def test_a_message_reaches_the_others_and_not_its_author(staging: Staging)
             with trio.fail_after(PATIENCE):
                 assert await at_two.receive() == b"1"
                 assert await at_one.receive() == b"2"
+
+
+@both
+async def test_a_message_of_the_largest_size_reaches_the_others(staging: Staging) -> None:
+    largest = b"1" * limits.GOSSIP_BYTES
+    async with staging() as stage:
+        one, two = stage.gossip
+        async with one.subscribe(TOPIC, a_number), two.subscribe(TOPIC, a_number) as heard:
+            await eventually(stage.settled)
+            await one.publish(TOPIC, largest)
+            with trio.fail_after(PATIENCE):
+                assert await heard.receive() == largest
 
 
 @both

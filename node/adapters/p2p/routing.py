@@ -30,6 +30,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from node.adapters.p2p.connections import peer_of
 from node.adapters.p2p.host import P2pHost
 from node.adapters.p2p.workarounds import NONE, Workaround
+from protocol import limits
 from protocol.addresses import Address, parse_address
 from protocol.ids import PeerId
 
@@ -43,7 +44,7 @@ HEARTBEAT = 1  # second, the specification's; libp2p's own 120 leaves a mesh bro
 MESSAGES_PER_SECOND = 200.0
 STOCK_MESSAGES_PER_SECOND = 10.0
 QUEUE = 1024  # messages on their way to one neighbour, or to one subscriber of ours; beyond it they are lost
-MESSAGE_BYTES = 256 * 1024  # sixteen records of the largest size
+MESSAGE_BYTES = limits.GOSSIP_BYTES
 SEEN_SECONDS = 120  # a message that comes again within it is the same message
 STEP_SECONDS = 4.0  # for one peer to take or give a value; one that is gone must not hold up the rest
 IDENTIFY_POLL = 0.2  # seconds between two looks at what a new peer said of itself; no event tells
@@ -144,7 +145,7 @@ async def open_gossip(
         seen_ttl=SEEN_SECONDS,
         strict_signing=True,
         msg_id_constructor=lambda message: message_id("\n".join(message.topicIDs), message.data),
-        max_inbound_rpc_size=4 * MESSAGE_BYTES,
+        max_inbound_rpc_size=2 * MESSAGE_BYTES,
         allowed_topics=topics,
     )
     if not stock:
