@@ -103,6 +103,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             replica=local,
             history=hands.history,
             wall=hands.wall,
+            setting=hands.setting,
             luck=hands.luck,
             tell=tell,
             offence=reports.offence,

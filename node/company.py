@@ -3,7 +3,7 @@
 The part of the composition that a node by itself does without. Decides nothing: who is told of what, and no more.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -12,15 +12,16 @@ import structlog
 import trio
 
 from node.core.addressbook import AddressBook, Source
-from node.core.conduct import HALF_LIFE, Conduct
 from node.core.engine_state import EngineState, ServedModel
 from node.core.own_addresses import own_addresses
+from node.core.own_records import Setting
 from node.core.peerbook import Peerbook
 from node.core.prompt import OWNER
 from node.core.router import LeastOutstanding
 from node.core.self_advert import Description, OwnAdverts, our_hello
 from node.core.standings import Standings
 from node.core.strategy import to_plain
+from node.errors import NodeError
 from node.hands import SwarmHands
 from node.history import doubt_of
 from node.policies import Policies, SwarmPolicies
@@ -31,6 +32,7 @@ from node.services.ask import SwarmReplica
 from node.services.discover import TARGET, Discovery
 from node.services.greet import Greeter
 from node.services.join import Joining
+from node.services.part import Parter
 from node.services.replicate import Replication, Us
 from node.services.serve import LocalReplica
 from node.services.serve_peers import PeerServer
@@ -38,7 +40,7 @@ from node.services.watch_load import LoadWatch
 from protocol import inference, load
 from protocol.advert import BOOTSTRAP, SERVE, Engine, ModelOffer, ServeLimits
 from protocol.hello import Part, PartCode, Settled
-from protocol.ids import PeerId
+from protocol.ids import ContentDigest, PeerId
 from protocol.performance import PERFORMANCE
 
 log = structlog.get_logger(__name__)
@@ -46,7 +48,7 @@ log = structlog.get_logger(__name__)
 Tell = Callable[[str, Mapping[str, Any]], None]
 REMEMBER_AFTER = 1.0  # s after the company has changed: comings come in bursts
 REMEMBER_EVERY = 60.0  # s
-PARTING = 2.0  # s for closing a connection
+DIGEST = 60.0  # s for reading a model's configuration and index
 LAST_FRAMES = 2.0  # s for the ends of answers to be sent, once the engine has given them
 SERVING = frozenset({EngineState.READY, EngineState.DRAINING})
 
@@ -68,6 +70,7 @@ class Home:
     replica: LocalReplica
     history: History
     wall: Callable[[], int]  # microseconds since 1970
+    setting: Callable[[], Awaitable[Setting | None]] | None  # what the engine serves, and on what
     luck: Callable[[], float]
     tell: Tell
     offence: Callable[[str], None]
@@ -87,9 +90,8 @@ class Company:
         self.book = Peerbook(home.me)
         self._addresses = AddressBook(home.me, nearest=among.nearest)
         self._standings = Standings()
-        self._conduct = Conduct()
-        self._outcasts: set[PeerId] = set()  # to be parted from
-        self._to_part = trio.Event()
+        self._parter = Parter(hands.network, self._addresses)
+        self._digest: ContentDigest | None = None  # of the engine's model
         self._watch = LoadWatch(streams=hands.network, swarm=hands.network, standings=self._standings)
         self._announcer = self._make_announcer()
         self._joining = Joining(
@@ -124,7 +126,7 @@ class Company:
             nursery.start_soon(self._remember)
             nursery.start_soon(self._look_around)
             nursery.start_soon(self._follow_engine)
-            nursery.start_soon(self._part_from_outcasts)
+            nursery.start_soon(self._parter.run)
 
     async def leave(self) -> None:
         """Tell the others that this node is going; takes two seconds at most. What runs goes on."""
@@ -149,8 +151,8 @@ class Company:
         return {
             "peers": [self._facts(peer) for peer in self.book.members(now)],
             "outcasts": [
-                {"peer_id": str(peer), "offences": dict(self._conduct.offences(peer))}
-                for peer in self._conduct.outcasts(now)
+                {"peer_id": str(peer), "offences": dict(self._parter.conduct.offences(peer))}
+                for peer in self._parter.conduct.outcasts(now)
             ],
             "rejected_records": dict(self.replication.counts().rejected),
         }
@@ -205,8 +207,8 @@ class Company:
             if standing.known
             else None,
             "closed": standing.closed or None,
-            "standing": round(self._conduct.standing(peer, now), 3),
-            "offences": dict(self._conduct.offences(peer)),
+            "standing": round(self._parter.conduct.standing(peer, now), 3),
+            "offences": dict(self._parter.conduct.offences(peer)),
         }
 
     # -- what the services are built of
@@ -262,6 +264,7 @@ class Company:
             local=home.replica,
             own_load=partial(home.replica.load, OWNER),
             own_model=lambda: home.engine.snapshot().model,
+            own_digest=lambda: self._digest,
             streams=hands.network,
             swarm=hands.network,
             book=self.book,
@@ -286,7 +289,7 @@ class Company:
             neighbours=self.book.connections,
             met=self._greeter.met,
             members=lambda: self.book.members(trio.current_time()),
-            blame=self._blame,
+            blame=self._parter.blame,
             wall=home.wall,
             luck=home.luck,
         )
@@ -303,28 +306,10 @@ class Company:
         self._announcer.met(peer)
         self.replication.greeted(peer)
 
-    def _blame(self, peer: PeerId, reason: str) -> None:
-        """Note what no honest node does; who does it again and again is parted from."""
-        if self._conduct.blame(peer, reason, trio.current_time()):
-            offences = dict(self._conduct.offences(peer))
-            log.warning("peers.outcast", peer=str(peer), offences=offences)
-            self._outcasts.add(peer)
-            self._to_part.set()
-
-    async def _part_from_outcasts(self) -> None:
-        while True:
-            await self._to_part.wait()
-            self._to_part = trio.Event()
-            outcasts, self._outcasts = self._outcasts, set()
-            for peer in outcasts:
-                self._addresses.shun(peer, trio.current_time() + HALF_LIFE)
-                with trio.move_on_after(PARTING):
-                    await self._hands.network.disconnect(peer)
-
     def _judge(self, settled: Settled) -> Part | None:
         """Part from outcasts, and from those whom the operator excludes by name: neither served nor asked."""
         access = self._among.access
-        if self._conduct.outcast(settled.peer, trio.current_time()):
+        if self._parter.outcast(settled.peer):
             return Part(code=PartCode.NOT_WELCOME.value, message="This node was brought what no honest node brings.")
         if settled.peer in access.serve.but and settled.peer in access.ask.but:
             return Part(code=PartCode.NOT_WELCOME.value, message="This node's owner wants nothing to do with that one.")
@@ -342,9 +327,7 @@ class Company:
         quota = among.access.each
         return Description(
             addresses=self.addresses,
-            models=tuple(ModelOffer(name=each.name, max_length=each.max_length) for each in self._home.engine.models())
-            if serves
-            else (),
+            models=tuple(map(self._offer, self._home.engine.models())) if serves else (),
             roles=roles,
             name=self._policies.name,
             hardware=self._hands.hardware,
@@ -362,11 +345,27 @@ class Company:
             else None,
         )
 
+    def _offer(self, served: ServedModel) -> ModelOffer:
+        own = served.name == self._home.engine.snapshot().model  # adapters have contents of their own
+        return ModelOffer(name=served.name, max_length=served.max_length, digest=self._digest if own else None)
+
     async def _follow_engine(self) -> None:
         snapshot = self._home.engine.snapshot()
         while True:
-            snapshot = await self._home.engine.changed(snapshot)
+            if snapshot.state is EngineState.READY and self._digest is None:
+                await self._find_digest()
             self._announcer.look_again()
+            snapshot = await self._home.engine.changed(snapshot)
+
+    async def _find_digest(self) -> None:
+        """Find out which content the engine serves: names alone do not tell, and clients may pin it."""
+        with trio.move_on_after(DIGEST):
+            try:
+                setting = await self._home.setting() if self._home.setting is not None else None
+            except NodeError as error:
+                log.warning("model.digest_unknown", reason=str(error))
+                return
+            self._digest = setting.model.digest if setting is not None else None
 
     async def _look_around(self) -> None:
         """Take in whom the local network tells of."""

@@ -23,7 +23,7 @@ from node.services.ask_peer import AskPatience, EngineLost, Flight, PeerAnswer, 
 from node.services.ask_verdict import NOT_ASKED, NOTHING_SERVED, UNKNOWN_PEER, Tried, all_closed, away
 from node.services.ask_words import without_pin
 from protocol.advert import model_name
-from protocol.ids import InvalidId, ModelName, PeerId
+from protocol.ids import ContentDigest, InvalidId, ModelName, PeerId
 from protocol.load import Load
 
 SOON = 5  # s of Retry-After where nobody said when
@@ -69,6 +69,7 @@ class SwarmReplica:
         watch: Watch,
         luck: Callable[[], float],
         on_change: Callable[[tuple[Change, ...]], None],
+        own_digest: Callable[[], ContentDigest | None] = lambda: None,
         patience: AskPatience | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
@@ -78,6 +79,7 @@ class SwarmReplica:
             local: answers with this node's engine; refuses where there is none.
             own_load: how busy that is.
             own_model: the name that it serves; None on a node without an engine.
+            own_digest: of that model's content, for who pins it; None where it is not known.
             luck: uniform in [0, 1).
             on_change: gets what setting a peer aside has changed in the book.
         """
@@ -85,6 +87,7 @@ class SwarmReplica:
         self._local = local
         self._own_load = own_load
         self._own_model = own_model
+        self._own_digest = own_digest
         self._book = book
         self._standings = standings
         self._access = access
@@ -188,13 +191,13 @@ class SwarmReplica:
     ) -> AsyncIterator["_FromSomebody"]:
         try:
             if choice.replica == self._me:
-                async with self._local.answer(prompt) as answer:
+                async with self._local.answer(self._for_us(prompt)) as answer:
                     first = await answer.receive()
                     self._stored.note(prompt, first, self._me)
                     served = replace(answer.served, reason=choice.reason, attempts=attempts)
                     yield _FromSomebody(answer, first, served, end)
             else:
-                sent = self._for_peers(prompt)
+                sent = _unpinned(prompt)
                 async with self._peers.answer(choice.replica, sent, attempt=attempts, flight=flight) as answer:
                     first = await answer.begin()
                     self._stored.note(prompt, first, choice.replica)
@@ -221,7 +224,7 @@ class SwarmReplica:
             if ours is None and prompt.model is not None:
                 raise Refused(self._not_served(prompt.model, now))
             return (Choice(self._me, "local"),)
-        here = ours == wanted.name and wanted.pin is None
+        here = ours == wanted.name and (wanted.pin is None or wanted.pin == self._own_digest())
         candidates = self._candidates(wanted, now)
         if not here and not candidates:
             return self._elsewhere(prompt, wanted, ours, now)
@@ -307,11 +310,10 @@ class SwarmReplica:
                 raise Refused(NOT_ASKED)
         return Choice(peer, "via")
 
-    def _for_peers(self, prompt: Prompt) -> Prompt:
+    def _for_us(self, prompt: Prompt) -> Prompt:
+        """Return the prompt as our engine knows the model; a pin of other content is for the engine to refuse."""
         wanted = model_name(prompt.model) if prompt.model is not None else None
-        if wanted is None or wanted.pin is None:
-            return prompt
-        return replace(prompt, body=without_pin(prompt.body, wanted))
+        return _unpinned(prompt) if wanted is not None and wanted.pin == self._own_digest() else prompt
 
 
 @dataclass(slots=True)
@@ -363,3 +365,11 @@ def _served(choice: Choice, attempts: int, answer: PeerAnswer, prompt: Prompt) -
         model=answer.model or prompt.model,
         strategy=answer.strategy,
     )
+
+
+def _unpinned(prompt: Prompt) -> Prompt:
+    """Return the prompt with the model's plain name, which is all that an engine knows."""
+    wanted = model_name(prompt.model) if prompt.model is not None else None
+    if wanted is None or wanted.pin is None:
+        return prompt
+    return replace(prompt, body=without_pin(prompt.body, wanted))

@@ -76,6 +76,7 @@ class Stage:
         self.watch = LoadWatch(streams=me, swarm=me, standings=self.standings)
         self.local = FakeReplica()
         self.own_model: str | None = None
+        self.own_digest: ContentDigest | None = None
         self.own_load = Load(running=0, waiting=0, slots=4)
         self.changes: list[Change] = []
         self.luck = luck.random
@@ -87,6 +88,7 @@ class Stage:
             local=self.local,
             own_load=lambda: self.own_load,
             own_model=lambda: self.own_model,
+            own_digest=lambda: self.own_digest,
             streams=self.me,
             swarm=self.me,
             book=self.book,
@@ -530,6 +532,15 @@ async def test_a_pinned_model_goes_to_who_serves_that_content_under_its_plain_na
             it.me.learn(node.me, node.addresses())
             assert await it.ask(prompt(f"{MODEL}@{pin}")) == WHOLE
             assert pinned.bodies == [b'{"model": "tiny"}']
+
+
+async def test_a_pin_of_this_node_s_content_is_answered_here_under_the_plain_name(autojump_clock: MockClock) -> None:
+    async with stage(0) as it:
+        it.own_model, it.own_digest = MODEL, ContentDigest(bytes(range(32)))
+        other = prompt(f"{MODEL}@{ContentDigest(bytes(32))}")
+        await it.ask(prompt(f"{MODEL}@{it.own_digest}"))
+        await it.ask(other)  # which the engine refuses in its own words: it serves nothing of that name
+        assert [sent.body for sent in it.local.prompts] == [b'{"model": "tiny"}', other.body]
 
 
 async def test_a_peer_that_cannot_be_reached_is_set_aside(autojump_clock: MockClock) -> None:
