@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,12 @@ class Daemon:
 
 @contextmanager
 def running_node(
-    folder: Path, *options: str, config: str = "", name: str = "node", extra_environment: dict[str, str] | None = None
+    folder: Path,
+    *options: str,
+    config: str = "",
+    name: str = "node",
+    extra_environment: dict[str, str] | None = None,
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Daemon]:
     """Start a node; enter when its API answers (its engine may still be loading).
 
@@ -92,12 +97,13 @@ def running_node(
         folder: for its logs and its data.
         options: of `up`, beside those for places and events.
         config: TOML, after its line `version = 1`.
+        wrapper: what its command is given to; it becomes that command, as `ip netns exec NAME` does.
     """
     data = folder / f"{name}-data"
     file = folder / f"{name}.toml"
     file.write_text(f"version = 1\n{config}")
     places = ["--config", str(file), "--data-dir", str(data), "--http", "127.0.0.1:0"]
-    command = [sys.executable, "-m", "node", "up", "--yes", "--json-events", *places, *options]
+    command = [*wrapper, sys.executable, "-m", "node", "up", "--yes", "--json-events", *places, *options]
     variables = environment() | (extra_environment or {})
     with started(name, command, folder=folder, environment=variables, cwd=CHECKOUT) as child:
         ready = eventually(lambda: _first(child, "ready"), within=API_S, what="`ready`", children=[child])
