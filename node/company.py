@@ -24,6 +24,7 @@ from node.core.strategy import to_plain
 from node.errors import NodeError
 from node.hands import SwarmHands
 from node.history import doubt_of
+from node.http.history_metrics import EXCHANGED
 from node.policies import Policies, SwarmPolicies
 from node.ports import EngineBoard
 from node.record_ports import History
@@ -145,6 +146,10 @@ class Company:
         """Return how many peers are connected and known."""
         return {"connected": len(self.book.connections()), "known": len(self.book.members(trio.current_time()))}
 
+    def outcasts(self) -> tuple[PeerId, ...]:
+        """Return those parted from for what they brought, the latest last."""
+        return self._parter.conduct.outcasts(trio.current_time())
+
     def peers(self) -> dict[str, Any]:
         """Return the document of `metainf peers --json`."""
         now = trio.current_time()
@@ -152,7 +157,7 @@ class Company:
             "peers": [self._facts(peer) for peer in self.book.members(now)],
             "outcasts": [
                 {"peer_id": str(peer), "offences": dict(self._parter.conduct.offences(peer))}
-                for peer in self._parter.conduct.outcasts(now)
+                for peer in self.outcasts()
             ],
             "rejected_records": dict(self.replication.counts().rejected),
         }
@@ -160,15 +165,7 @@ class Company:
     def exchanged(self) -> dict[str, int]:
         """Count what of the history went to and from peers: see `node.services.replicate.Counts`."""
         counts = self.replication.counts()
-        return {
-            "new": counts.new,
-            "known": counts.known,
-            "said": counts.said,
-            "sent": counts.sent,
-            "bytes_in": counts.bytes_in,
-            "bytes_out": counts.bytes_out,
-            "bytes_gossip": counts.bytes_gossip,
-        }
+        return {name: getattr(counts, name) for name in EXCHANGED}
 
     def models(self) -> tuple[ModelOffer, ...]:
         """Return what other nodes serve now."""
@@ -238,6 +235,7 @@ class Company:
             standings=self._standings,
             wall=self._home.wall,
             luck=self._home.luck,
+            outcast=self._parter.outcast,
             look_again=self._joining.look_again,
             newcomer=self._announcer.newcomer,
             tell=self._home.tell,
@@ -288,6 +286,7 @@ class Company:
             check=doubt_of(home.wall),
             neighbours=self.book.connections,
             met=self._greeter.met,
+            welcome=self._welcome,
             members=lambda: self.book.members(trio.current_time()),
             blame=self._parter.blame,
             wall=home.wall,
@@ -305,6 +304,9 @@ class Company:
         self._discovery.greeted(peer)
         self._announcer.met(peer)
         self.replication.greeted(peer)
+
+    def _welcome(self, peer: PeerId) -> bool:
+        return self._greeter.settled(peer) is not None and not self._parter.outcast(peer)
 
     def _judge(self, settled: Settled) -> Part | None:
         """Part from outcasts, and from those whom the operator excludes by name: neither served nor asked."""

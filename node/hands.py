@@ -25,11 +25,12 @@ from node.adapters.keystore import Identity, load_or_create
 from node.adapters.lan import nodes_nearby
 from node.adapters.system import LocalMachine, local_addresses, port_owner, private_folder
 from node.adapters.upstream.pool import UpstreamPool
+from node.clock import wall_us
 from node.core.own_addresses import own_addresses
 from node.core.own_records import Setting
 from node.core.profile import Profile, hardware_summary
 from node.errors import Unavailable
-from node.history import begin_epoch, open_own_history, wall_us
+from node.history import begin_epoch, open_own_history
 from node.http.asgi import App
 from node.machine_profile import hardware_now
 from node.places import Places
@@ -264,21 +265,16 @@ def dht_rules(
 
 
 def _trials(settings: Settings, policies: Policies, where: Places) -> TrialHands | None:
-    if not _own_engine(settings):
+    if not settings.engine.own:
         return None
     return trial_hands(python=_python(settings), plan=policies.plan, where=where)
 
 
 def _setting(settings: Settings, policies: Policies, where: Places) -> Callable[[], Awaitable[Setting]] | None:
     """Return what says which model and machine are observed; a server elsewhere runs on nobody knows what."""
-    if not _own_engine(settings):
+    if not settings.engine.own:
         return None
     return kept_setting(python=_python(settings), plan=policies.plan, where=where)
-
-
-def _own_engine(settings: Settings) -> bool:
-    """Whether the node runs vLLM itself, and knows how."""
-    return settings.engine.enabled and settings.engine.url is None and not settings.engine.command
 
 
 def _python(settings: Settings) -> Path:

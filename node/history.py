@@ -3,7 +3,6 @@
 The one place where the store is opened for writing; a running node does, and so do commands that find none running.
 """
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -14,17 +13,13 @@ from node.adapters.run_epoch import begin_run
 from node.adapters.store.history import StoredHistory, open_history
 from node.adapters.store.pen import Pen
 from node.adapters.store.rules import Rules
+from node.clock import wall_us
 from node.core.cells import cell_of
 from node.core.record_checks import first_doubt
 from node.places import Places
 from protocol.ids import Epoch, SwarmId
 from protocol.performance import PERFORMANCE, Performance
 from protocol.records import Signed
-
-
-def wall_us() -> int:
-    """Return the wall clock: microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def doubt_of(wall: Callable[[], int]) -> Callable[[Signed[Performance]], str | None]:

@@ -6,13 +6,13 @@ settings and no screen. The one place where these adapters come together.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import trio
 
 from node.adapters import cpu, nvml, profile_file, system
 from node.adapters.engine.measure import SECONDS, Interpreter, engine_threads, inspect, measure
+from node.clock import wall_us
 from node.core.profile import METHOD, Conditions, Hardware, Measurement, Profile, Tools, differences, reason_to_measure
 
 Tell = Callable[[str, float], None]  # what is being done, and how far it is from 0 to 1
@@ -71,7 +71,7 @@ async def find_profile(  # noqa: PLR0913 -- each is a wish of its own
         threads=engine_threads(hardware.cpu.cores),
         engine_running=engine_running,
     )
-    reason = reason_to_measure(kept, hardware, tools, now_us=_now_us())
+    reason = reason_to_measure(kept, hardware, tools, now_us=wall_us())
     if kept is not None and not reason and not again:
         return Found(profile=kept, reused=True)
     note = reason or "asked for"
@@ -100,7 +100,7 @@ async def _measure(engine: Interpreter, hardware: Hardware, tools: Tools, second
 
     found = await measure(engine, threads=tools.threads, tell=heard, seconds=seconds)
     conditions = Conditions(
-        time_us=_now_us(),
+        time_us=wall_us(),
         torch=tools.torch,
         build=tools.build,
         threads=tools.threads,
@@ -111,7 +111,3 @@ async def _measure(engine: Interpreter, hardware: Hardware, tools: Tools, second
         sm_clocks_mhz=tuple(clocks) if tools.build == "cuda" else (),
     )
     return Measurement(conditions=conditions, figures=found.figures, absent=found.absent)
-
-
-def _now_us() -> int:
-    return int(datetime.now(UTC).timestamp() * 1_000_000)

@@ -51,12 +51,14 @@ class Holding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryFacts:
-    """The history in figures. `rejected` by reason, since the node came up; `bytes` of sealed records."""
+    """The history in figures. `rejected` by reason, since the node came up; `bytes` of sealed records.
+
+    `quarantined` authors have forked; one proof is kept of each.
+    """
 
     records: int
     authors: int
     bytes: int
-    forks: int
     quarantined: int
     rejected: Mapping[str, int]
 

@@ -4,6 +4,7 @@ The part of the composition beside `company`: there what others bring, here what
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -12,7 +13,7 @@ from node.company import Company
 from node.core.traffic import Traffic
 from node.hands import Hands
 from node.http.control import Trials
-from node.http.history_metrics import HistoryMetrics
+from node.http.history_metrics import Among, HistoryMetrics
 from node.policies import Policies
 from node.record_ports import Admitted, Standing
 from node.services.no_engine import NoEngine
@@ -52,6 +53,7 @@ class Recording:
             traffic: that `local` tells of its answers.
         """
         self._hands = hands
+        self._began = trio.current_time()
         self._company = company
         self._replica = local if company is None else company.replica
         self._local = local
@@ -81,8 +83,10 @@ class Recording:
             )
         self.metrics = HistoryMetrics(
             facts=hands.history.facts,
-            exchanged=dict if company is None else company.exchanged,
             rejected=self._rejected,
+            among=None if company is None else partial(self._among, company),
+            trials=self.trial_facts,
+            traffic=None if self._observer is None else self._observer.facts,
         )
 
     async def run(self) -> None:
@@ -120,6 +124,7 @@ class Recording:
             "authors": facts.authors,
             "bytes": facts.bytes,
             "quarantined": facts.quarantined,
+            "key_forked": self._company is not None and self._company.replication.key_forked,
             "written": self._scribe.written,
             "doubtful": self._scribe.doubtful,
             "rejected": self._rejected(),
@@ -131,26 +136,30 @@ class Recording:
         """Tell how far trials are."""
         return {"state": "off"} if self._trials is None else self._trials.facts()
 
+    def _among(self, company: Company) -> Among:
+        whole_at = company.replication.whole_at
+        return Among(
+            **company.numbers(),
+            outcast=len(company.outcasts()),
+            exchanged=company.exchanged(),
+            ends=company.replication.counts().exchanges,
+            since_whole=trio.current_time() - (self._began if whole_at is None else whole_at),
+        )
+
     def _rejected(self) -> Mapping[str, int]:
         """Count records that were not believed, by reason: before the history's door, and at it."""
         if self._company is None:
             return self._hands.history.facts().rejected
         return self._company.replication.counts().rejected
 
-    # -- what trials have to know: whether anybody wants the engine
+    # -- what trials have to know: whether anybody wants the engine to generate. A monitor that lists the models each
+    # minute does not, nor whoever counts tokens: beside those no node would ever be idle.
 
     def _owed(self) -> int:
-        counts = self._local.counts()
-        ours = self._replica.counts().running if self._company is not None else 0
-        return counts.running + counts.waiting + ours
+        return self._local.generating_running() + (0 if self._company is None else self._replica.generating_running())
 
     def _prompts_seen(self) -> int:
-        here = self._local.counts()
-        seen = here.served + here.failed + here.refused + here.abandoned + here.running + here.waiting
-        if self._company is not None:
-            asked = self._company.replica.counts()
-            seen += asked.served + asked.failed + asked.refused + asked.abandoned + asked.running
-        return seen
+        return self._local.generating_seen() + (0 if self._company is None else self._replica.generating_seen())
 
 
 def _to_nobody(_: Sequence[bytes]) -> None:

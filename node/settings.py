@@ -97,6 +97,11 @@ class EngineSection(Section, frozen=True, kw_only=True):
     max_queued: Annotated[int, Meta(ge=0)] = 256  # prompts that wait here for one of those places
     queue_timeout_s: Seconds = 60.0
 
+    @property
+    def own(self) -> bool:
+        """Whether the node runs vLLM itself, and knows how: then it can say what runs, and on what."""
+        return self.enabled and self.url is None and not self.command
+
 
 class P2pSection(Section, frozen=True, kw_only=True):
     """[p2p]: the swarm: other nodes, which answer this one's prompts as it answers theirs."""

@@ -57,9 +57,7 @@ def kept_setting(*, python: Path, plan: LaunchPlan, where: Places) -> Callable[[
     async def setting() -> Setting:
         engine = await inspect(python)
         profile = await trio.to_thread.run_sync(kept_profile, where.cache)
-        strategy = plan.strategy
-        devices = (strategy.tensor_parallel or 1) * (strategy.pipeline_parallel or 1)
-        return await _setting(engine.install, plan, where, profile, devices=devices)
+        return await _setting(engine.install, plan, where, profile, devices=plan.strategy.devices)
 
     return setting
 

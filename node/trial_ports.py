@@ -56,6 +56,7 @@ class Raw:
 
 
 BenchWord = Built | Answered | Raw | Failure
+Hear = Callable[[BenchWord], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class Bench(Protocol):
         """What it measures with."""
         ...
 
-    async def run(self, order: Order, hear: Callable[[BenchWord], None]) -> None:
+    async def run(self, order: Order, hear: Hear) -> None:
         """Build the engine, send the loads and end it; `hear` is told each step. A `Failure` ends the order.
 
         Cancelled, it leaves no engine behind and takes no further order.
@@ -105,13 +106,16 @@ class Page:
 
 
 class TrialBook(Protocol):
-    """What was tried, kept so that a run may be broken off at any time and goes on later."""
+    """What was tried, kept so that a run may be broken off at any time and goes on later.
 
-    def read(self) -> Page | None:
-        """Return what is kept; None where nothing is, or nothing that can be read."""
+    What writes, writes all of it, though it be cancelled meanwhile.
+    """
+
+    async def read(self) -> Page | None:
+        """Return what is kept; None where nothing is, or nothing that can be read, or more than a book may hold."""
         ...
 
-    def begin(self, header: Mapping[str, object]) -> None:
+    async def begin(self, header: Mapping[str, object]) -> None:
         """Start a new run; the one before is put aside.
 
         Raises:
@@ -119,15 +123,15 @@ class TrialBook(Protocol):
         """
         ...
 
-    def write(self, entries: Sequence[Entry]) -> None:
+    async def write(self, entries: Sequence[Entry]) -> None:
         """Add trials."""
         ...
 
-    def write_time(self, session: Session, seconds: float) -> None:
+    async def write_time(self, session: Session, seconds: float) -> None:
         """Add how long a session took."""
         ...
 
-    def write_marks(self, marks: Sequence[str]) -> None:
+    async def write_marks(self, marks: Sequence[str]) -> None:
         """Note of which cells records were made."""
         ...
 

@@ -175,8 +175,12 @@ def unpack_records(data: bytes) -> tuple[bytes, ...]:
 
 
 def verdict_of_batch(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return what becomes of a batch: one bad record spoils it, one new one is worth passing all on."""
+    """Return what becomes of a batch, given the verdicts on those of its records that were not accepted before.
+
+    Whoever passes a batch on answers for all of it, and the next may judge by another clock: so one record that was
+    not found good keeps the batch from being passed on, and so does there being nothing new in it.
+    """
     seen = set(verdicts)
     if Verdict.REJECT in seen:
         return Verdict.REJECT
-    return Verdict.ACCEPT if Verdict.ACCEPT in seen else Verdict.IGNORE
+    return Verdict.ACCEPT if seen == {Verdict.ACCEPT} else Verdict.IGNORE

@@ -1,13 +1,17 @@
 """The book of trials: one file of JSON Lines that only grows, so that a run may be broken off at any moment.
 
 Keeps the port `TrialBook`. Knows how entries are written as lines; knows nothing of what they mean. A last line that
-a crash tore is left out; a file that cannot be read at all counts as none.
+a crash tore is left out; a file that cannot be read at all, or that has grown too large to be, counts as none. The disk
+is waited for in a thread.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import trio
 
 from node.core.strategy import InvalidStrategy, from_plain, to_plain
 from node.core.trial_outcome import NotATrial
@@ -18,7 +22,7 @@ from node.errors import Unavailable
 from node.trial_ports import Page
 
 VERSION = 1  # of the file's lines
-SIZE_LIMIT = 64 << 20  # bytes read; a run of a day has some megabytes
+SIZE_LIMIT = 16 << 20  # bytes; a run of a day has some megabytes, and reading these takes a core for a second
 
 
 class TrialFile:
@@ -27,13 +31,41 @@ class TrialFile:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def read(self) -> Page | None:
+    async def read(self) -> Page | None:
         """Return what is kept. See the port."""
+        return await trio.to_thread.run_sync(self._read)
+
+    async def begin(self, header: Mapping[str, object]) -> None:
+        """Start a new run. See the port."""
+        await _whole(partial(self._begin, header))
+
+    async def write(self, entries: Sequence[Entry]) -> None:
+        """Add trials. See the port."""
+        await self._add([{"entry": _entry_plain(entry)} for entry in entries])
+
+    async def write_time(self, session: Session, seconds: float) -> None:
+        """Add how long a session took. See the port."""
+        plain = {"strategy": to_plain(session.strategy), "loads": session.loads, "attempt": session.attempt}
+        await self._add([{"session": plain, "seconds": seconds}])
+
+    async def write_marks(self, marks: Sequence[str]) -> None:
+        """Note what is told of in records. See the port."""
+        await self._add([{"written": list(marks)}])
+
+    async def _add(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        await _whole(partial(self._append, messages))
+
+    # --- in a thread
+
+    def _read(self) -> Page | None:
         try:
             with self._file.open("rb") as source:
-                lines = source.read(SIZE_LIMIT).split(b"\n")[:-1]  # without its newline, a line is torn
+                content = source.read(SIZE_LIMIT + 1)
         except OSError:
             return None
+        if len(content) > SIZE_LIMIT:
+            return None  # to be put aside: read in part, it would have its end tried again for ever
+        lines = content.split(b"\n")[:-1]  # without its newline, a line is torn
         messages = [message for line in lines if (message := _message(line)) is not None]
         if not messages or messages[0].get("version") != VERSION:
             return None
@@ -45,8 +77,7 @@ class TrialFile:
         written = frozenset(mark for message in messages for mark in _marks(message))
         return Page(header=header, entries=tuple(entries), took=tuple(took), written=written)
 
-    def begin(self, header: Mapping[str, object]) -> None:
-        """Start a new run. See the port."""
+    def _begin(self, header: Mapping[str, object]) -> None:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             if self._file.exists():
@@ -54,19 +85,6 @@ class TrialFile:
         except OSError as error:
             raise _refused(self._file, error) from error
         self._append([{"version": VERSION, "header": header}])
-
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Add trials. See the port."""
-        self._append([{"entry": _entry_plain(entry)} for entry in entries])
-
-    def write_time(self, session: Session, seconds: float) -> None:
-        """Add how long a session took. See the port."""
-        plain = {"strategy": to_plain(session.strategy), "loads": session.loads, "attempt": session.attempt}
-        self._append([{"session": plain, "seconds": seconds}])
-
-    def write_marks(self, marks: Sequence[str]) -> None:
-        """Note what is told of in records. See the port."""
-        self._append([{"written": list(marks)}])
 
     def _append(self, messages: Sequence[Mapping[str, Any]]) -> None:
         try:
@@ -76,6 +94,12 @@ class TrialFile:
                 out.writelines(json.dumps(message) + "\n" for message in messages)
         except OSError as error:
             raise _refused(self._file, error) from error
+
+
+async def _whole(job: Callable[[], None]) -> None:
+    """Have it done in a thread, even where whoever asks is being cancelled: then above all the book is to be right."""
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(job)
 
 
 def _ends_whole(file: Path) -> bool:

@@ -62,7 +62,7 @@ def _network(intent: Intent) -> str:
         )
     if intent.tells:
         lines.append(
-            "How fast its engine answers, and in rough figures how many and how long the prompts are, is told to\n"
+            "How fast its engine answers how many prompts, and in rough figures how long they are, is told to\n"
             "                    everybody in signed records, nothing of what they say (records.traffic)."
         )
     return "\n                    ".join(lines)

@@ -25,10 +25,11 @@ from node.adapters.system import node_lock
 from node.cli import control_client
 from node.cli.counting import counting
 from node.cli.record_export import PARQUET, STANDARD, format_of
+from node.clock import wall_us
 from node.core.observation import LINE_BYTES, Row, from_line, sealed_of
 from node.core.observation_columns import InvalidRow
 from node.errors import ExitCode, NodeError, Unavailable
-from node.history import record_rules, wall_us
+from node.history import record_rules
 from node.places import Places
 from node.record_ports import Admitted, Standing
 from protocol import limits

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import click
@@ -17,6 +16,7 @@ from node.adapters.keystore import load
 from node.adapters.store.database import Damaged
 from node.adapters.store.reader import read_history
 from node.adapters.store.tables import Listed, Query, Tables
+from node.clock import wall_us
 from node.core.record_checks import Doubt, doubts
 from node.errors import ConfigError, NodeError, Unavailable
 from node.places import Places
@@ -94,11 +94,6 @@ def own_author(where: Places) -> PeerId | None:
         return None
 
 
-def now_us() -> int:
-    """Return the wall clock: microseconds since 1970."""
-    return int(datetime.now(UTC).timestamp() * 1_000_000)
-
-
 @contextmanager
 def reading(where: Places, swarm: SwarmId) -> Iterator["Reading"]:
     """Open the history of a swarm for reading.
@@ -115,7 +110,7 @@ def reading(where: Places, swarm: SwarmId) -> Iterator["Reading"]:
     mend = "start the node: it sets the damaged file aside and goes on with all that can be read of it"
     try:
         with read_history(file) as tables:
-            yield Reading(tables, swarm=swarm, own=own_author(where), now_us=now_us())
+            yield Reading(tables, swarm=swarm, own=own_author(where), now_us=wall_us())
     except Damaged as error:
         raise Unavailable(error.message, remedy=mend) from error
     except InvalidId as error:  # what people type is parsed apart: this is of the file

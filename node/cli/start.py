@@ -91,5 +91,5 @@ def _intent(settings: Settings, policies: Policies) -> Intent:
         swarm=str(policies.swarm.swarm) if policies.swarm is not None else None,
         serves=engine.enabled and access is not None and not access.serve.empty,
         asks=access is not None and not access.ask.empty,
-        tells=engine.enabled and policies.swarm is not None and settings.records.traffic,
+        tells=engine.own and policies.swarm is not None and settings.records.traffic,
     )

@@ -54,6 +54,8 @@ def _company(peers: dict[str, Any]) -> str:
 
 def _history(records: dict[str, Any]) -> str:
     words = [f"{records['total']} of {records['authors']} authors, {records['written']} written here since the start"]
+    if records.get("key_forked"):
+        words.append("your key has forked: another machine writes under it, and nothing new of either is believed")
     if records["quarantined"]:
         words.append(f"{records['quarantined']} authors in quarantine")
     if records["rejected"]:

@@ -20,9 +20,10 @@ from node.adapters.system import node_lock
 from node.cli import control_client
 from node.cli.options import VERSION
 from node.cli.trial_table import MS, WIDTH, show
+from node.clock import wall_us
 from node.core.trial_request import TrialRequest, to_plain
 from node.errors import ConfigError, ExitCode, NodeError, Unavailable
-from node.history import begin_epoch, open_own_history, wall_us
+from node.history import begin_epoch, open_own_history
 from node.places import Places
 from node.policies import policies_of
 from node.services.sign_trials import TrialSigner, nothing_left
@@ -121,7 +122,7 @@ async def _run(where: Places, settings: Settings, request: TrialRequest, teller:
         scribe = Scribe(history, publish=_to_nobody, wall=wall_us)
         workshop = await hands.prepare(teller.say)
         wish = wish_of(request, workshop, request.budget * 60)
-        if report := nothing_left(workshop.book, wish, model=workshop.model):
+        if report := nothing_left(await workshop.book.read(), wish, model=workshop.model):
             return plain(report, author=author)
         signer = TrialSigner(workshop.book, await workshop.setting(), scribe.write)
         teller.say("importing vLLM")

@@ -87,6 +87,7 @@ class AddressBook:
         self._ours = ours
         self._nearest = nearest
         self._places: dict[PeerId, dict[Address, _Place]] = {}
+        self._shunned: dict[PeerId, float] = {}  # until when: whatever addresses are heard of meanwhile
         self._hosts: dict[str, float] = {}  # when a host may be dialled again on a stranger's word
         self._dialling: Counter[PeerId] = Counter()
 
@@ -128,13 +129,15 @@ class AddressBook:
 
     def hopeful(self, peer: PeerId) -> None:
         """Note a sign of life (a new advert, a run that began): every address of the peer may be tried at once."""
+        self._shunned.pop(peer, None)
         for place in self._places.get(peer, {}).values():
             place.retry_at, place.failures = 0.0, min(place.failures, 1)
 
     def shun(self, peer: PeerId, until: float) -> None:
-        """Dial a peer no more before `until`: it is of another swarm, or wants none of us."""
-        for place in self._places.get(peer, {}).values():
-            place.retry_at = max(place.retry_at, until)
+        """Dial a peer no more before `until`, at whatever address: it is of another swarm, or wants none of us."""
+        self._shunned[peer] = max(self._shunned.pop(peer, 0.0), until)
+        if len(self._shunned) > PEERS:
+            del self._shunned[next(iter(self._shunned))]
 
     def plan(self, *, wanted: Iterable[PeerId], connected: Collection[PeerId], room: int, now: float) -> DialPlan:
         """Return what to dial now, at most `room` dials, and count them as begun.
@@ -142,6 +145,7 @@ class AddressBook:
         Those whom the operator gave come first, for as long as they are not connected, then `wanted` in its order.
         """
         self._hosts = {host: until for host, until in self._hosts.items() if until > now}
+        self._shunned = {peer: until for peer, until in self._shunned.items() if until > now}
         dials: list[Dial] = []
         wakes: list[float] = []
         for peer in dict.fromkeys((*self._configured(), *wanted)):
@@ -150,7 +154,8 @@ class AddressBook:
             for place in sorted(self._places.get(peer, {}).values(), key=lambda place: place.order):
                 if place.dialling or self._dialling[peer] >= PER_PEER:
                     continue
-                due = max(place.retry_at, self._hosts.get(place.address.host, 0.0) if place.paced else 0.0)
+                host = self._hosts.get(place.address.host, 0.0) if place.paced else 0.0
+                due = max(place.retry_at, host, self._shunned.get(peer, 0.0))
                 if due > now:
                     wakes.append(due)
                 elif len(dials) < room:

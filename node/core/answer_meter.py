@@ -27,6 +27,7 @@ _PROMPT = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d{1,9})\b')
 _OUTPUT = re.compile(rb'"(?:completion|output)_tokens":\s*(\d{1,9})\b')
 _ERROR = re.compile(rb'(?:^|\n)data: ?\{"error"')
 _NO_CHOICE = re.compile(rb'"choices":\s*\[\]')  # the event that tells nothing but usage
+_SEVERAL = re.compile(rb'\s*\[\s*["\[]')  # prompts: texts, or lists of tokens
 _EMPTY = re.compile(rb'"content":\s*(?:""|null)')  # the event that only says whose turn it is
 # Events after the last token, where the dialect has them: `done` of text, part and item, and of the whole; or the
 # ends of block and message.
@@ -182,8 +183,7 @@ def one_sequence(body: bytes) -> bool:
         return False
     if shape.use_beam_search or shape.n not in (None, 1) or shape.best_of not in (None, 1):
         return False
-    first = bytes(memoryview(shape.prompt)[:64]).replace(b" ", b"").replace(b"\n", b"")
-    return not first.startswith((b'["', b"[["))  # several texts, several lists of tokens
+    return _SEVERAL.match(shape.prompt) is None
 
 
 def _last_number(pattern: re.Pattern[bytes], data: bytes) -> int | None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 from protocol.ids import PeerId
 
-HALF_LIFE = 600.0  # s in which an offence comes to weigh half: a defect is mended and restarted in less
+# s in which an offence comes to weigh half. Who is left alone for ten minutes after each (`replicate.ALONE_FOR`) is an
+# outcast at the fourth, after half an hour; who offends every half an hour never is.
+HALF_LIFE = 1800.0
 OUTCAST = 0.15  # standing below which a peer is parted from: three offences within minutes
-BACK = 0.5  # standing at which it may come back: after some twenty minutes without another
+BACK = 0.5  # standing at which it may come back: after some fifty minutes without another
 PEERS = 4096  # remembered; of more, those longest without an offence are forgotten
 REASONS = 32  # counted apart of one peer
 OTHER = "other"

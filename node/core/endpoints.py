@@ -86,6 +86,12 @@ def find(path: str) -> Route | None:
     return None
 
 
+def generates(path: str) -> bool:
+    """Whether a request for it is work for the engine's batch; so is what the table does not know."""
+    route = find(path)
+    return route is None or route.generates
+
+
 def dialect_of(path: str) -> Dialect:
     """Tell in which dialect to answer errors, for paths that are not in the table too."""
     route = find(path)

@@ -15,6 +15,8 @@ UNREADY_DELAY = 300.0  # s between starts from then on: a volunteer's machine ma
 # and nobody may be watching; so it is never given up, but no longer costs a model load every minute
 STABLE_AFTER = 120.0  # s in READY after which its past is forgotten
 
+LENT = "lent to trials"  # a snapshot's reason: the owner's node has put it away for as long as they go on
+
 
 class EngineState(Enum):
     """What the engine is doing."""

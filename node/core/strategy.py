@@ -113,6 +113,11 @@ class Strategy:
         return "+".join(_name_parts(self)) or "default"
 
     @property
+    def devices(self) -> int:
+        """How many GPUs one engine under it uses."""
+        return (self.tensor_parallel or 1) * (self.pipeline_parallel or 1)
+
+    @property
     def lossless(self) -> bool:
         """Whether answers are drawn from the same distribution as without it (up to rounding of sums)."""
         rounded_cache = (self.kv_cache_dtype or "").startswith(LOSSY_KV)
@@ -210,7 +215,7 @@ def _draft_mismatch(strategy: Strategy, _: Setting) -> bool:
 
 
 def _too_few_gpus(strategy: Strategy, setting: Setting) -> bool:
-    wanted = (strategy.tensor_parallel or 1) * (strategy.pipeline_parallel or 1)
+    wanted = strategy.devices
     return setting.build == "cuda" and setting.gpus is not None and wanted > setting.gpus
 
 

@@ -2,7 +2,9 @@
 
 Knows the arithmetic and what may be told; knows no engine and no key. What one requester asks must not be read off a
 record: lengths and rates are cut down to two digits, figures of fewer than `FEWEST` answers are absent, and there is
-neither a time nor anything that was said. Cut down, not rounded: what is told never exceeds what was.
+neither a time nor anything that was said. Cut down, not rounded: what is told never exceeds what was. Nothing else in
+the record gives back what is cut: the throughput is made of what is told of the answers' lengths, not of their exact
+sum, and a share of counters is rough too, for an exact fraction tells what it is a fraction of.
 
 Figures that would contradict each other, though each is true, are absent: in traffic, unlike in trials, those that
 stream may be others than those that do not, and long answers may be quick where short ones are slow.
@@ -28,6 +30,7 @@ PPM: Final = 1_000_000
 MICRO: Final = 1_000_000
 PERCENT_PPM: Final = 10_000
 DIGITS: Final = 2  # of what is told of prompts
+DIGITS_OF_SPEED: Final = 3  # of the throughput, which is made of rough figures, and of the time that it is over
 FEWEST: Final = 10  # answers that a figure is over
 ALIKE: Final = 1.5  # how far the mean prompt of those that stream may be from that of all
 ADDS_UP: Final = 2.5  # latency against TTFT + tokens × TPOT; receivers doubt a record beyond 3
@@ -66,11 +69,20 @@ def record_of(window: Window, *, strategy: Strategy, setting: Setting, grown: Co
     return compose
 
 
-def rough(value: float) -> int:
-    """Return a number cut down to its first two digits: 1 987 is 1 900."""
+def rough(value: float, digits: int = DIGITS) -> int:
+    """Return a number cut down to its first two digits, or so many: 1 987 is 1 900."""
     whole = int(value)
-    step = 10 ** max(len(str(whole)) - DIGITS, 0)
+    step = 10 ** max(len(str(whole)) - digits, 0)
     return whole // step * step
+
+
+def rough_share(ppm: int) -> int:
+    """Return a share in two digits of the smaller part: 123 456 is 120 000, and 987 654 is 988 000.
+
+    Beyond the half it is the rest that is cut down. Receivers hold a first token against the part of the prompt that
+    was not found in the cache: told as ten times what it was, it would make a fast answer look like a lie.
+    """
+    return rough(ppm) if ppm * 2 < PPM else PPM - rough(PPM - ppm)
 
 
 class _Answer:
@@ -88,8 +100,7 @@ class _Answer:
 
 
 def _counted(answers: Sequence[Measured], strategy: Strategy) -> list[_Answer]:
-    # With speculation an event carries several tokens, and what runs elsewhere may speculate.
-    estimates = strategy.speculation is None and not strategy.external
+    estimates = strategy.speculation is None  # with it an event carries several tokens
     return [_Answer(answer, estimates=estimates) for answer in answers]
 
 
@@ -140,13 +151,12 @@ def _outcome(
         tpot = None
     stall = _spread([answer.stall for answer in streamed])
     busy = round(window.busy * MICRO)
-    tokens = [answer.output for answer in answers if answer.output is not None]
     preemptions = grown.get(engine_counters.PREEMPTIONS)
     return wire.Outcome(
         requests=len(answers) + window.failures,
         failures=window.failures,
         repetitions=1,
-        duration_us=busy or None,
+        duration_us=rough(busy, DIGITS_OF_SPEED) or None,
         ttft_mean_us=ttft and ttft.mean,
         ttft_p50_us=ttft and ttft.p50,
         ttft_p95_us=ttft and ttft.p95,
@@ -159,17 +169,27 @@ def _outcome(
         stall_mean_us=stall and stall.mean,
         stall_p50_us=stall and stall.p50,
         stall_p95_us=stall and stall.p95,
-        output_tokens_per_s_milli=round(sum(tokens) * MILLI * MICRO / busy)
-        if busy and len(tokens) == len(answers)
-        else None,
+        output_tokens_per_s_milli=_throughput(answers, workload, busy),
         preemptions=None if preemptions is None else round(preemptions),
         prefix_hit_ppm=None
         if strategy.prefix_caching is False
-        else share_ppm(engine_counters.PREFIX_HITS, engine_counters.PREFIX_QUERIES, grown),
+        else _share(engine_counters.PREFIX_HITS, engine_counters.PREFIX_QUERIES, grown),
         acceptance_ppm=None
         if strategy.speculation is None
-        else share_ppm(engine_counters.ACCEPTED, engine_counters.DRAFTED, grown),
+        else _share(engine_counters.ACCEPTED, engine_counters.DRAFTED, grown),
     )
+
+
+def _throughput(answers: Sequence[_Answer], workload: wire.Workload, busy: int) -> int | None:
+    mean = workload.output_tokens_mean_milli
+    if not busy or mean is None or any(answer.output is None for answer in answers):
+        return None
+    return rough(mean * len(answers) * MICRO / busy, DIGITS_OF_SPEED)
+
+
+def _share(part: str, whole: str, grown: Counters) -> int | None:
+    share = share_ppm(part, whole, grown)
+    return None if share is None else rough_share(share)
 
 
 def _spread(values: Sequence[int | None]) -> Spread | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from node.core.access import Access
+from node.core.endpoints import generates
 from node.core.peerbook import SHORTLIST, Candidate, Change, Peerbook
 from node.core.prompt import Headers, Prompt, RequesterKind
 from node.core.router import CHOICES, Choice, Option, Route, Router
@@ -107,6 +108,15 @@ class SwarmReplica:
         )
         self._stored = StoredAnswers()
         self._running = self._served = self._failed = self._refused = self._abandoned = self._retried = 0
+        self._generating = self._generating_seen = 0
+
+    def generating_running(self) -> int:
+        """Count the prompts for endpoints that generate which are owed an answer now, whoever gives it."""
+        return self._generating
+
+    def generating_seen(self) -> int:
+        """Count those that ever came, whatever became of them."""
+        return self._generating_seen
 
     def counts(self) -> AskCounts:
         """Count what was done."""
@@ -136,7 +146,10 @@ class SwarmReplica:
             Broken: everybody who took the prompt broke off.
         """
         assert prompt.requester.kind is not RequesterKind.PEER  # noqa: S101 -- what peers ask goes to our engine alone
+        works = generates(prompt.path)
         self._running += 1
+        self._generating += works
+        self._generating_seen += works
         end = _End()
         try:
             async with AsyncExitStack() as stack:
@@ -152,6 +165,7 @@ class SwarmReplica:
             raise
         finally:
             self._running -= 1
+            self._generating -= works
             self._count(end)
 
     def _count(self, end: "_End") -> None:

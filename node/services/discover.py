@@ -46,6 +46,7 @@ class Discovery:
         standings: Standings,
         wall: Callable[[], int],
         luck: Callable[[], float],
+        outcast: Callable[[PeerId], bool],
         look_again: Callable[[], None],
         newcomer: Callable[[PeerId], None],
         tell: Callable[[str, Mapping[str, Any]], None],
@@ -56,6 +57,8 @@ class Discovery:
         Args:
             wall: microseconds since 1970.
             luck: uniform in [0, 1).
+            outcast: whether nothing is to be heard of a peer now. Who has not greeted yet is heard: gossip knows an
+                advert that was ignored for a copy from then on, whoever brings it, and nobody repeats it for minutes.
             look_again: called when whom to be connected with may have changed.
             newcomer: gets each peer that is in the swarm now and was only heard of: we have not met it.
             tell: gets the events `peer_joined` and `peer_left`, with their facts.
@@ -70,6 +73,7 @@ class Discovery:
         self._standings = standings
         self._wall = wall
         self._luck = luck
+        self._outcast = outcast
         self._look_again = look_again
         self._newcomer = newcomer
         self._tell = tell
@@ -128,6 +132,8 @@ class Discovery:
 
     def _judge(self, data: bytes, via: PeerId | None) -> bool:
         """Take in an advert, and who brought it; whether it is to be passed on."""
+        if via is not None and self._outcast(via):
+            return False
         now_us = self._wall()
         try:
             advert = open_advert(data, swarm=self._swarm_id, now_us=now_us)

@@ -2,10 +2,11 @@
 
 Knows no prompt and no record's arithmetic: it opens a window over the engine's life, reads the engine's counters at
 both ends, and hands what came together to whoever writes. At most one window in ten minutes becomes a record, however
-busy the node is: a record is signed, kept and passed on by everybody.
+busy the node is and however often its engine is started: a record is signed, kept and passed on by everybody.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
 
 import structlog
 import trio
@@ -55,6 +56,7 @@ class Observer:
         self._metrics = metrics
         self._write = write
         self._records = self._dropped = 0
+        self._next_record = -inf  # the loop's time before which none is written
 
     def facts(self) -> Mapping[str, int]:
         """Tell how many windows became records, how many did not, and how many answers the open one has."""
@@ -74,15 +76,14 @@ class Observer:
                 await self._board.changed(snapshot)
                 continue
             kept = await self._watch(strategy)
-            if kept is not None and not kept.over:
-                await self._rest(kept)
+            if kept is not None and kept.began is not None:
+                # Until its ten minutes are over, whatever becomes of the engine: a restart begins no shorter ones.
+                await trio.sleep_until(kept.began + SPAN)
 
     async def _watch(self, strategy: Strategy) -> Window | None:
         """Watch one window to its end; return it if it is kept."""
         snapshot = self._board.snapshot()
-        # What runs elsewhere has other clients too: its counters are not of our prompts alone.
-        read = self._nothing if strategy.external else self._read
-        opening = latest = await read()
+        opening = latest = await self._read()
         if life_of(self._board.snapshot()) != life_of(snapshot):
             return None
         woken = trio.Event()
@@ -96,7 +97,7 @@ class Observer:
                 self._traffic.look(self._board.snapshot())
                 if not window.over and seen != window.arrivals.count:
                     seen = window.arrivals.count
-                    latest = await read() or latest
+                    latest = await self._read() or latest
         finally:
             self._traffic.close(trio.current_time())
         if verdict is Verdict.DROP:
@@ -104,7 +105,7 @@ class Observer:
             log.debug("traffic.dropped", answers=len(window.answers), failures=window.failures)
             return None
         if not window.over:
-            latest = await read() or latest
+            latest = await self._read() or latest
         grown = growth(opening, latest)
         if window.over:  # the last reading was up to a minute before: good for shares, and too low for a count
             grown = {name: value for name, value in grown.items() if name != PREEMPTIONS}
@@ -128,7 +129,10 @@ class Observer:
                 log.info("traffic.unwritten", reason="model or machine is not known")
                 return
             compose = record_of(window, strategy=strategy, setting=setting, grown=grown)
+            # One that was long in coming may be followed by one that was full at once.
+            await trio.sleep_until(self._next_record)
             kept = await self._write([compose])
+            self._next_record = trio.current_time() + SPAN
         except (NodeError, LocalProtocolError) as error:
             # The disk is full, the model's folder is gone, a draft model has no name: the next may go better.
             self._dropped += 1
@@ -138,16 +142,5 @@ class Observer:
             self._dropped += not kept
             log.info("traffic.recorded", kept=len(kept), answers=len(window.answers), failures=window.failures)
 
-    async def _rest(self, window: Window) -> None:
-        """Wait until the time of the window that was full early is over, or the engine's life is."""
-        began = window.began if window.began is not None else trio.current_time()
-        with trio.move_on_after(max(began + SPAN - trio.current_time(), 0)):
-            while life_of(snapshot := self._board.snapshot()) == window.life:
-                await self._board.changed(snapshot)
-
     async def _read(self) -> Counters:
         return read_counters(await self._metrics())
-
-    async def _nothing(self) -> Counters:
-        await trio.lowlevel.checkpoint()
-        return {}

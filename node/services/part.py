@@ -29,8 +29,10 @@ class Parter:
     def blame(self, peer: PeerId, reason: str) -> None:
         """Note what no honest node does, by the reason's code."""
         log.debug("peers.offence", peer=str(peer), reason=reason)
-        if self.conduct.blame(peer, reason, trio.current_time()):
+        became = self.conduct.blame(peer, reason, trio.current_time())
+        if became:
             log.warning("peers.outcast", peer=str(peer), offences=dict(self.conduct.offences(peer)))
+        if became or (self.outcast(peer) and peer in self._swarm.connected()):  # it may have come back, or stayed
             self._outcasts.add(peer)
             self._news.set()
 

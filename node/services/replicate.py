@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from node.core.pace import Allowance, Pace
+from node.core.record_checks import Doubt
 from node.errors import Unavailable
 from node.ports import Directory, Gossip, Streams
 from node.record_ports import History
@@ -27,7 +28,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.gossip import Subject, Topic, Verdict
 from protocol.history import PROTOCOL_ID
 from protocol.ids import Epoch, PeerId, RecordName, SwarmId
-from protocol.records import Kind, Signed, SigningKey, open_unverified, verify_and_open
+from protocol.records import Kind, Signed, SigningKey, verify_and_open
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,8 @@ GATHER: Final = 0.5  # s after a new record of ours: a trial that ends says a do
 PUBLISH: Final = 5.0  # s for handing a message to the neighbours' queues
 UNSAID: Final = 4096  # own records not said yet; older ones are found by comparing
 HEARD: Final = 16_384  # records that gossip brought, by digest, so that their copies cost a hash
-FORKED: Final = 4096  # authors whose fork was told to all
+TOLD: Final = 64  # forks to be told
+RETRY: Final = 60.0  # s until what the disk kept from being told is tried again
 # Records from gossip that are verified: on the loop, before they are passed on, 0.2 ms each. What is beyond it is found
 # by comparing, which verifies elsewhere. Of one author: a trial's worth at once, and a record every two seconds.
 VERIFIED: Final = Allowance(rate=200.0, burst=2000.0)
@@ -116,6 +118,7 @@ class Replication:
         check: Callable[[Signed[Any]], str | None],
         neighbours: Callable[[], Collection[PeerId]],
         met: Callable[[PeerId], Awaitable[bool]],
+        welcome: Callable[[PeerId], bool],
         members: Callable[[], Collection[PeerId]],
         blame: Callable[[PeerId, str], None],
         wall: Callable[[], int],
@@ -128,6 +131,7 @@ class Replication:
             check: says why a verified record is not believed, as a short constant; None where it is. Cheap.
             neighbours: whom there is a connection with, and who has greeted.
             met: whether a peer has greeted; may wait a moment for it.
+            welcome: whether what a peer says is listened to now: it has greeted, and is no outcast.
             members: who is in the swarm.
             blame: gets a peer and the reason's code.
             wall: microseconds since 1970.
@@ -141,6 +145,7 @@ class Replication:
         self._check = check
         self._wall = wall
         self._neighbours = neighbours
+        self._welcome = welcome
         self._members = members
         self._blame = blame
         self._luck = luck
@@ -162,8 +167,8 @@ class Replication:
         )
         self._unsaid: deque[bytes] = deque(maxlen=UNSAID)
         self._to_say = trio.Event()
-        self._forks: OrderedDict[PeerId, None] = OrderedDict()
-        self._told: deque[tuple[RecordName, bytes]] = deque(maxlen=64)  # forks to be told
+        self._told: deque[tuple[RecordName, bytes]] = deque(maxlen=TOLD)  # forks to be told
+        self.key_forked = False  # another machine writes records under our name
         self._heard: OrderedDict[bytes, None] = OrderedDict()
         self._verified, self._by_one = Pace(VERIFIED), Pace(BY_ONE)
         self._fresh: dict[PeerId, None] = {}  # met, and not compared with since
@@ -171,6 +176,7 @@ class Replication:
         self._vain: OrderedDict[PeerId, None] = OrderedDict()
         self._met = trio.Event()
         self._ends: Counter[str] = Counter()
+        self.whole_at: float | None = None  # the loop's time when a comparison last ended whole
         self._refused: Counter[str] = Counter()
         self._said = self._messages = self._bytes_gossip = self._pulled = 0
 
@@ -226,30 +232,36 @@ class Replication:
         """Tell whether a message is to be taken in and passed on; who brings what no honest node would is blamed."""
         self._messages += 1
         self._bytes_gossip += len(data)
+        if via is not None and not self._welcome(via):
+            return False  # and no blame: comparing makes up for what may have been good
         accepted: list[tuple[bytes, PeerId]] = []
         verdicts: list[Verdict] = []
         try:
             for sealed in gossip.unpack_records(data):
-                verdicts.append(self._judge_one(sealed, accepted))
-                if verdicts[-1] is Verdict.REJECT:
+                digest = sha256(sealed).digest()
+                if digest not in self._heard:
+                    verdicts.append(self._judge_one(sealed, digest, accepted))
+                if Verdict.REJECT in verdicts:
                     return self._reject(via)
         except RemoteProtocolError as error:
             self._refused[error.reason.value] += 1
             return self._reject(via)
+        if gossip.verdict_of_batch(verdicts) is not Verdict.ACCEPT:
+            return False
         # Noted now and not before: packed with a bad one, a good record would else be kept from all.
         for digest, author in accepted:
             _keep(self._heard, digest, HEARD)
             self._by_one.charge(author, 1.0, trio.current_time())
-        return gossip.verdict_of_batch(verdicts) is Verdict.ACCEPT
+        return True
 
     def _reject(self, via: PeerId | None) -> bool:
         if via is not None:
             self._blame(via, BAD_GOSSIP)
         return False
 
-    def _judge_one(self, sealed: bytes, accepted: list[tuple[bytes, PeerId]]) -> Verdict:
-        now, digest = trio.current_time(), sha256(sealed).digest()
-        if digest in self._heard or not self._verified.take(None, 1.0, now):
+    def _judge_one(self, sealed: bytes, digest: bytes, accepted: list[tuple[bytes, PeerId]]) -> Verdict:
+        now = trio.current_time()
+        if not self._verified.take(None, 1.0, now):
             return Verdict.IGNORE
         try:
             record = verify_and_open(sealed, self._kind, swarm=self._us.swarm, now_us=self._wall())
@@ -258,7 +270,7 @@ class Replication:
             return gossip.verdict_of(error.reason)
         if reason := self._check(record):
             self._refused[reason] += 1
-            return Verdict.REJECT
+            return Verdict.IGNORE if reason == Doubt.CLOCK else Verdict.REJECT
         author = record.name.author
         if author in self._intake.quarantined or not self._by_one.has(author, 1.0, now):
             return Verdict.IGNORE
@@ -266,40 +278,47 @@ class Replication:
         return Verdict.ACCEPT
 
     async def _hear(self, data: bytes) -> None:
-        sealed = gossip.unpack_records(data)  # it was judged, so it opens
-        # Nobody is known to have brought a message but whoever wrote what is in it; the first stands for all.
-        author = open_unverified(sealed[0], self._kind).stamp.author
-        try:
-            await self._intake.take(sealed, via=author)
+        try:  # it was judged, so it opens; whoever brought it was held to it then, and an author brings nothing
+            await self._intake.take(gossip.unpack_records(data), via=None)
         except Unavailable as error:
             log.warning("replicate.not_taken_in", reason=error.message)
 
     async def _say(self) -> None:
         while True:
-            await self._to_say.wait()
+            with trio.move_on_after(RETRY if self._told else float("inf")):
+                await self._to_say.wait()
             await trio.sleep(GATHER)
             self._to_say = trio.Event()
             if self._unsaid:
                 await self._intake.own_came(self._us.me)
             own, self._unsaid = list(self._unsaid), deque(maxlen=UNSAID)
-            pairs = [pair for name, raw in self._told if (pair := await self._both(name, raw))]
-            self._told.clear()
+            told, self._told = list(self._told), deque(maxlen=TOLD)
+            pairs = [pair for name, raw in told if (pair := await self._both(name, raw))]
             for data in (*gossip.pack_records(own), *(each for pair in pairs for each in gossip.pack_records(pair))):
                 with trio.move_on_after(PUBLISH):
-                    await self._gossip.publish(self._topic, data)
+                    try:
+                        await self._gossip.publish(self._topic, data)
+                    except ValueError as error:
+                        log.warning("replicate.refused_ours", reason=str(error))  # comparing brings it to others
             self._said += len(own)
 
     def _fork(self, name: RecordName, sealed: bytes) -> None:
         """Have both bodies told to all, once for each author: whoever has one alone cannot know."""
-        if name.author in self._forks:
-            return
-        _keep(self._forks, name.author, FORKED)
+        if name.author == self._us.me:
+            self.key_forked = True
+            log.error("replicate.our_key_forked", record=str(name))
         self._told.append((name, sealed))
         self._to_say.set()
 
     async def _both(self, name: RecordName, sealed: bytes) -> list[bytes]:
-        size = limits.RECORD_BYTES
-        ours = await self._history.page(name.author, name.epoch, ((name.seq, name.seq),), records=1, size=size)
+        """Return both bodies; where the disk refuses none, and they are to be told later."""
+        one, size = ((name.seq, name.seq),), limits.RECORD_BYTES
+        try:
+            ours = await self._history.page(name.author, name.epoch, one, records=1, size=size)
+        except Unavailable as error:
+            log.warning("replicate.fork_not_told", reason=error.message)
+            self._told.append((name, sealed))
+            return []
         return sorted((*ours, sealed))  # equal pairs are one message, whoever says it
 
     # -- neighbours
@@ -361,6 +380,7 @@ class Replication:
             _keep(self._vain, peer, FORGIVEN)
         elif outcome.end is End.WHOLE:
             self._vain.pop(peer, None)
+            self.whole_at = trio.current_time()
         log.debug("replicate.compared", peer=str(peer), end=outcome.end.value, new=outcome.news, reason=outcome.reason)
 
     def _between(self, first: float, last: float) -> float:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+import structlog
 import trio
 
 from node.core.ledger import Ledger
+from node.core.record_checks import Doubt
+from node.errors import Unavailable
 from node.record_ports import Admitted, History, Holding, Standing
 from protocol import limits
 from protocol.errors import Reason
@@ -19,14 +22,16 @@ from protocol.gossip import Verdict, verdict_of
 from protocol.history import Held
 from protocol.ids import PeerId, RecordName
 
+log = structlog.get_logger(__name__)
+
 # What an honest node may hold that this one refuses: its clock, its version, its moment are others.
 QUARANTINED: Final = "quarantined"
 BLAMELESS: Final = frozenset(reason.value for reason in Reason if verdict_of(reason) is Verdict.IGNORE) | {
     QUARANTINED,
     "not_retained",
+    Doubt.CLOCK.value,
 }
 REMEMBERED: Final = 4096  # authors in quarantine; the history knows all of them
-FORK: Final = "fork"
 AT_LEAST: Final = 2.0  # s between two full looks at what is held
 SHARE: Final = 0.05  # of the time that full looks may take: of 100,000 authors one takes half a second
 A_LOT: Final = 256  # authors digested at a stretch: 2 ms
@@ -40,13 +45,11 @@ class Taken:
         news: names of those that are here now and were not.
         known: how many were here.
         offence: why the bringer is to blame; None where it is not.
-        forked: names of which there is another body.
     """
 
     news: tuple[RecordName, ...] = ()
     known: int = 0
     offence: str | None = None
-    forked: tuple[tuple[RecordName, bytes], ...] = ()
 
 
 class Intake:
@@ -62,8 +65,8 @@ class Intake:
         """Prepare.
 
         Args:
-            blame: gets whoever brought what no honest node passes on, and who forked, each with the reason's code.
-            forked: gets a name of which a second body has come, and that, sealed.
+            blame: gets whoever brought what no honest node passes on, with the reason's code.
+            forked: gets a name of which a second body has come, and that, sealed; of each author the first.
         """
         self._history = history
         self._blame = blame
@@ -75,12 +78,16 @@ class Intake:
         self._look_at = float("-inf")
         self.rejected: Counter[str] = Counter()
         self.quarantined: OrderedDict[PeerId, None] = OrderedDict()  # of late: what they say is not passed on
+        self._forkers: OrderedDict[PeerId, None] = OrderedDict()  # whose fork was told
         self.new = self.known = self.forks = self.bytes = 0
 
-    async def take(self, sealed: Sequence[bytes], *, via: PeerId) -> Taken:
+    async def take(self, sealed: Sequence[bytes], *, via: PeerId | None) -> Taken:
         """Have the history judge records, at most a page of them; blame whoever is to blame.
 
         What comes after a record that is to blame for is not looked into.
+
+        Args:
+            via: who brought them; None where nobody is to be held to it.
 
         Raises:
             Unavailable: the disk refused.
@@ -112,14 +119,17 @@ class Intake:
             # What else came or went (of others, to make room) is not known by name: a full look finds it.
             self._stale |= self._history.facts().records != self._records + len(news)
             await self._relearn(touched)
-        if offence is not None:
+        if offence is not None and via is not None:
             self._blame(via, offence)
         for name, raw in forked:
-            self.forks += 1
+            # Its author is in quarantine for it, and not blamed as a peer: both bodies are replayed by others, and who
+            # signs with a stolen key must not have its owner turned away.
+            if name.author not in self._forkers:
+                self.forks += 1
+                _keep(self._forkers, name.author)
+                self._forked(name, raw)
             self._quarantine(name.author)
-            self._blame(name.author, FORK)
-            self._forked(name, raw)
-        return Taken(news=tuple(news), known=known, offence=offence, forked=tuple(forked))
+        return Taken(news=tuple(news), known=known, offence=offence)
 
     def _offence(self, verdicts: Sequence[Admitted]) -> str | None:
         offence: str | None = None
@@ -133,9 +143,7 @@ class Intake:
         return offence
 
     def _quarantine(self, author: PeerId) -> None:
-        self.quarantined[author] = None
-        if len(self.quarantined) > REMEMBERED:
-            self.quarantined.popitem(last=False)
+        _keep(self.quarantined, author)
 
     # -- what is held
 
@@ -166,7 +174,12 @@ class Intake:
             async with self._turn:
                 self._records = self._history.facts().records
                 held: dict[PeerId, list[Holding]] = {author: [] for author in authors}
-                held |= _by_author(await self._history.holdings(authors))
+                try:
+                    held |= _by_author(await self._history.holdings(authors))
+                except Unavailable as error:
+                    self._stale = True  # what came is in; a full look finds it once the disk answers
+                    log.warning("replicate.not_looked_at", reason=error.message)
+                    return
                 for author, theirs in held.items():
                     self._ledger.put(author, [as_held(each) for each in theirs])
 
@@ -183,6 +196,12 @@ class Intake:
             whole = True
         finally:
             self._stale |= not whole  # cancelled: whoever asked had no time for all of it
+
+
+def _keep(memory: OrderedDict[PeerId, None], author: PeerId) -> None:
+    memory[author] = None
+    if len(memory) > REMEMBERED:
+        memory.popitem(last=False)
 
 
 def _by_author(holdings: Sequence[Holding]) -> dict[PeerId, list[Holding]]:

@@ -90,7 +90,11 @@ class Table:
         head = await self._get(str(head_key(self._swarm, author)))
         if head is None or not isinstance(head.body, Head) or head.body.batch is None:
             return 0
-        if head.body.newest is not None and await self._has(author, head.body.newest):
+        try:
+            if head.body.newest is not None and await self._has(author, head.body.newest):
+                return 0
+        except Unavailable as error:
+            log.warning("table.not_compared", reason=error.message)
             return 0
         news, mark = 0, head.body.batch
         for seq in range(mark.seq, max(mark.seq - READ, -1), -1):

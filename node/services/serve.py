@@ -12,8 +12,8 @@ import trio
 
 from node.core.admission import Admission, Admitted, Decline, Declined, Ticket
 from node.core.answer_meter import AnswerMeter
-from node.core.endpoints import find
-from node.core.engine_state import EngineSnapshot, EngineState
+from node.core.endpoints import generates
+from node.core.engine_state import LENT, EngineSnapshot, EngineState
 from node.core.prompt import OWNER, Headers, Prompt, Requester, RequesterKind
 from node.core.traffic import Ending, Traffic
 from node.errors import Broken, Refusal, Refused, Unreached
@@ -83,6 +83,15 @@ class LocalReplica:
         self._clock = clock
         self._turns: dict[int, trio.Event] = {}  # of the tickets in the queue
         self._running = self._served = self._failed = self._refused = self._abandoned = 0
+        self._generating = self._generating_seen = 0
+
+    def generating_running(self) -> int:
+        """Count the prompts for endpoints that generate which are owed an answer now, waiting ones included."""
+        return self._generating
+
+    def generating_seen(self) -> int:
+        """Count those that ever came, whatever became of them."""
+        return self._generating_seen
 
     def counts(self) -> Counts:
         """Count what was done."""
@@ -116,12 +125,14 @@ class LocalReplica:
             Refused: 503 `model_loading` or `engine_unavailable`, 429 `overloaded`, each with when to ask again.
             Broken: the engine gave no answer.
         """
-        route = find(prompt.path)
+        works = generates(prompt.path)
         ticket: Ticket | None = None
         outcome = _Outcome()
+        self._generating += works
+        self._generating_seen += works
         try:
             self._require_engine()  # before the queue, so that nobody waits for an engine that is not there
-            if route is None or route.generates or _burdens(prompt):
+            if works or _burdens(prompt):
                 ticket = await self._turn(prompt)
             async with self._at_engine(prompt, outcome) as answer:
                 yield answer
@@ -134,6 +145,7 @@ class LocalReplica:
         else:
             self._count(outcome)
         finally:
+            self._generating -= works
             if ticket is not None:
                 self._give_back(ticket)
             if outcome.interrupted:
@@ -327,7 +339,10 @@ def _refusal(snapshot: EngineSnapshot) -> Refusal:
             message=f"The model is being loaded: {snapshot.progress or snapshot.reason}.",
             retry_after=LOADING_RETRY,
         )
-    message = AWAY.get(snapshot.state, f"The engine is {snapshot.state.value}; it will be back.")
+    if snapshot.reason == LENT:
+        message = f"The engine is {LENT}; it will be back."
+    else:
+        message = AWAY.get(snapshot.state, f"The engine is {snapshot.state.value}; it will be back.")
     return Refusal(status=503, type="engine_unavailable", message=message, retry_after=LOADING_RETRY)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import structlog
 import trio
 
-from node.core.engine_state import EngineSnapshot, EngineState
+from node.core.engine_state import LENT, EngineSnapshot, EngineState
 from node.core.trial_plan import Limits, Tally
 from node.core.trial_request import PPM_PER_PERCENT, InvalidRequest, TrialRequest, from_plain
 from node.errors import NodeError, Unavailable
@@ -27,12 +27,12 @@ log = structlog.get_logger(__name__)
 
 Tell = Callable[[str, Mapping[str, Any]], None]
 
-LENT = "lent to trials"
 LOOK = 5.0  # s between looks at whether the node is idle; it must be so for minutes
 WATCH = 0.2  # s between looks for a prompt while trials run: what the first one waits beside the engine's start
 AGAIN = 3600.0  # s until a plan that is complete, or that could not be tried, is looked at again
 DAY = 86_400.0
 RETRIES = 10  # in idle time, of a cell whose trials are discarded: its machine's owner may be at work for days
+RELOAD = 600.0  # s waited at most for the engine to be up again, which the day's budget pays for
 LEAST = 120.0  # s of the day's budget below which nothing is begun: vLLM's import, a probe and one session
 
 
@@ -54,8 +54,9 @@ class TrialPolicy:
 
     Attributes:
         idle: whether they do.
-        idle_after: for so long nobody was owed an answer.
-        daily: for so long at most in 24 hours, the engine's absence included.
+        idle_after: for so long nobody was owed an answer; longer after runs that a prompt ended too soon.
+        daily: for so long at most in 24 hours, until the engine is up again. How long that takes is known only after
+            the first run, which may be longer by it.
         grace: that running prompts have when the owner asks for trials.
     """
 
@@ -85,8 +86,8 @@ class TrialRuns:
 
         Args:
             author: the peer id under which `write` signs.
-            owed: how many prompts run or wait here now.
-            prompts_seen: how many ever came, whatever became of them.
+            owed: how many prompts that the engine has to generate for run or wait here now.
+            prompts_seen: how many of those ever came, whatever became of them.
             tell: lifecycle events: `trials_began`, `trials_ended`.
         """
         self._engine = engine
@@ -100,7 +101,11 @@ class TrialRuns:
         self._clock = clock
         self._turn = trio.Lock()
         self._asked = False  # the owner's run goes on, or waits for the idle one to end
-        self._spent: deque[tuple[float, float]] = deque()  # idle runs of the last day: when each began and ended
+        self._spent: deque[tuple[float, float]] = deque()  # idle runs of the last day: engine taken, and up again
+        self._reload = 0.0  # s that it took to be up again after the last one
+        self._idle_after = policy.idle_after
+        self._finished = 0  # sessions of the run that goes on, or of the last one
+        self._doubted: set[str] = set()  # cells that no peer would believe: bounded by what this process ever tried
         self._not_before = float("-inf")
         self._complete = False
         self._tally: Tally | None = None
@@ -143,10 +148,13 @@ class TrialRuns:
             raise Unavailable("trials run already", remedy="wait for their end, or break off the command that asked")
         self._asked = True
         try:
+            if self._turn.locked():
+                tell({"event": "doing", "text": "ending the idle trials"})
             async with self._turn:  # an idle run sees `_asked` and ends
                 workshop = await self._hands.prepare(lambda text: tell({"event": "doing", "text": text}))
                 wish = wish_of(request, workshop, request.budget * 60)
-                if report := nothing_left(workshop.book, wish, model=workshop.model):
+                page = await workshop.book.read()
+                if report := nothing_left(page, wish, model=workshop.model, doubted=self._doubted):
                     return plain(report, author=self._author)  # the engine stays where it is
                 return await self._told("asked for", request.budget * 60, request, tell)
         finally:
@@ -161,10 +169,10 @@ class TrialRuns:
             async with self._turn:
                 if self._asked or self._wanted(seen):
                     continue
-                began = self._clock()
-                await self._attempt(seen, self._left(began))
-                if self._clock() > began:
-                    self._spent.append((began, self._clock()))
+                taken = await self._attempt(seen, self._left(self._clock()) - self._reserve)
+            if taken is not None:
+                await self._until_back()
+                self._spent.append((taken, self._clock()))
 
     async def _until_idle(self) -> int:
         """Wait until nobody was owed an answer for long enough; return how many prompts had come by then.
@@ -178,26 +186,44 @@ class TrialRuns:
             ready = self._engine.snapshot().state is EngineState.READY
             if self._asked or not ready or self._wanted(seen):
                 seen, since = self._prompts_seen(), now
-            elif now - since >= self._policy.idle_after + LOOK and now >= self._not_before and self._enough(now):
+            elif now - since >= self._idle_after + LOOK and now >= self._not_before and self._enough(now):
                 return seen
 
-    async def _attempt(self, seen: int, left: float) -> None:
-        """Try until all is tried, the day's budget is spent or somebody wants an answer."""
+    async def _until_back(self) -> None:
+        """Wait until the engine is up again (at most for `RELOAD`), or the owner wants it away once more."""
+        since = self._clock()
+        while not self._asked and self._clock() - since < RELOAD:
+            await trio.sleep(WATCH)
+            if self._engine.snapshot().state in (EngineState.READY, EngineState.FAILED):
+                break
+        if not self._asked:
+            self._reload = self._clock() - since
+
+    async def _attempt(self, seen: int, left: float) -> float | None:
+        """Try until all is tried, the day's budget is spent or somebody wants an answer.
+
+        Return when the engine was taken away; None where it was left alone.
+        """
         request = TrialRequest()
         try:
             workshop = await self._hands.prepare(_unheard)
         except NodeError as error:
             self._ended(error.message, again_after=AGAIN)
-            return
-        wish = wish_of(request, workshop, left, retries=RETRIES)
-        found = known(workshop.book.read(), wish, model=workshop.model)
+            return None
+        wish, page = wish_of(request, workshop, left, retries=RETRIES), await workshop.book.read()
+        found = known(page, wish, model=workshop.model)
         self._tally = found.report.tally if found is not None else None
-        self._complete = nothing_left(workshop.book, wish, model=workshop.model) is not None
+        self._complete = nothing_left(page, wish, model=workshop.model, doubted=self._doubted) is not None
         if self._complete:
             self._ended("complete", again_after=AGAIN)
-            return
+            return None
+        taken: float | None = None
 
         async def tried() -> str:
+            nonlocal taken
+            if self._asked or self._wanted(seen):  # since it was found idle; from here to the loan nothing is awaited
+                return ""
+            taken = self._clock()
             with trio.move_on_after(left):
                 try:
                     report = await self._told("idle", left, request, _unheard, retries=RETRIES)
@@ -208,8 +234,19 @@ class TrialRuns:
             return "budget"
 
         reason = await first(tried, lambda: self._until_wanted(seen))
-        self._complete = reason == "complete"
-        self._ended(reason, again_after=AGAIN if self._complete else 0.0)
+        if taken is not None:
+            self._complete = reason == "complete"
+            self._ended(reason, again_after=AGAIN if self._complete else 0.0)
+            self._be_patient(prompted=self._wanted(seen))
+        return taken
+
+    def _be_patient(self, *, prompted: bool) -> None:
+        """Ask for more quiet where prompts come as often as not: each that ends trials waits for an engine's start."""
+        if self._finished:
+            self._idle_after = self._policy.idle_after
+        elif prompted:
+            self._idle_after = max(min(2 * self._idle_after, DAY), self._policy.idle_after)
+            log.info("trials.backed_off", idle_after=self._idle_after)
 
     async def _until_wanted(self, seen: int) -> str:
         """Wait until the engine is to be had back."""
@@ -228,8 +265,13 @@ class TrialRuns:
             self._spent.popleft()
         return self._policy.daily - sum(end - max(begin, now - DAY) for begin, end in self._spent)
 
+    @property
+    def _reserve(self) -> float:
+        """Seconds of the day's budget that are the engine's, to be up again; not all, should it once have hung."""
+        return min(self._reload, self._policy.daily / 2)
+
     def _enough(self, now: float) -> bool:
-        return self._left(now) >= min(LEAST, self._policy.daily)
+        return self._left(now) - self._reserve >= min(LEAST, self._policy.daily - self._reserve)
 
     def _ended(self, reason: str, *, again_after: float) -> None:
         self._last_reason = reason
@@ -248,10 +290,13 @@ class TrialRuns:
     ) -> Mapping[str, Any]:
         """Run trials with the engine out of the way; say so at both ends."""
         began, reason, signer, self._interruption = self._clock(), "", None, ""
+        begun = self._finished = 0
 
         def said(event: str, facts: Mapping[str, Any]) -> None:
+            nonlocal begun
             if event == "session":
                 self._tally = facts["tally"]
+                begun, self._finished = begun + 1, begun  # this one is begun when all before it are finished
             tell({"event": event, **plain_facts(facts)})
 
         log.info("trials.began", why=why)
@@ -261,7 +306,8 @@ class TrialRuns:
             async with self._engine.lent(reason=LENT, grace=self._policy.grace):
                 workshop = await self._hands.prepare(lambda text: tell({"event": "doing", "text": text}))
                 tell({"event": "doing", "text": "looking at the machine"})
-                signer = TrialSigner(workshop.book, await workshop.setting(), self._write)
+                setting = await workshop.setting()
+                signer = TrialSigner(workshop.book, setting, self._write, doubted=self._doubted)
                 tell({"event": "doing", "text": "importing vLLM"})
                 async with workshop.open() as bench:
                     report = await run_trials(
@@ -273,7 +319,7 @@ class TrialRuns:
                         tell=said,
                         keep=signer,
                     )
-            self._tally, reason = report.tally, report.ended
+            self._tally, reason, self._finished = report.tally, report.ended, begun
             return plain(report, signed=signer.signed, author=self._author, trouble=signer.trouble)
         except NodeError as error:
             reason = error.message

@@ -2,11 +2,10 @@
 
 Knows the order of steps: learn how fast the machine is, size the loads to it, then session by session what the plan
 says. Knows no vLLM, no file and no screen. Whoever cancels it loses the session that runs, nothing else: the next run
-goes on from the book. It never runs two engines at once; what else the machine is for is `permission`'s to say.
+goes on from the book. It never runs two engines at once; what else the machine is for is its caller's to see to.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
@@ -37,11 +36,10 @@ class Clock(Protocol):
 
 
 Tell = Callable[[str, Mapping[str, Any]], None]
-Permission = Callable[[], AbstractAsyncContextManager[Any]]
-Keep = Callable[[Plan, Sequence[Load], Sequence[Entry]], Awaitable[None]]
+Keep = Callable[[Plan, Sequence[Load], Sequence[Entry], frozenset[str]], Awaitable[None]]
 
 
-async def keep_nothing(plan: Plan, loads: Sequence[Load], entries: Sequence[Entry]) -> None:
+async def keep_nothing(plan: Plan, loads: Sequence[Load], entries: Sequence[Entry], written: frozenset[str]) -> None:
     """Make no records."""
 
 
@@ -92,7 +90,6 @@ async def run_trials(  # noqa: PLR0913 -- the capabilities of a loop: each is on
     clock: Clock,
     mint: Callable[[], str],
     tell: Tell,
-    permission: Permission = nullcontext,
     keep: Keep = keep_nothing,
 ) -> Report:
     """Try what is wanted and is not in the book yet.
@@ -100,18 +97,17 @@ async def run_trials(  # noqa: PLR0913 -- the capabilities of a loop: each is on
     Args:
         mint: names for runs that nobody had before.
         tell: is given (event, facts): `scale`, `session`, `answered`, `trial`, `failed`, `discarded`.
-        permission: entered around each session; a node drains its engine there, and waits while it owes answers.
-        keep: is given all that is known when the run ends, broken off or not; it must not raise.
+        keep: is given all that is known when the run ends, broken off or not, and the marks of what was told of before
+            (`Page.written`); it must not raise, and is broken off after KEEP_SECONDS.
 
     Raises:
         EngineUnavailable: no engine of this model can be had at all.
         Unavailable: the book cannot be written.
     """
     begun = clock()
-    run, scale, longest = await _begin(bench, book, wish, mint=mint, tell=tell, permission=permission)
+    run, scale, longest, page = await _begin(bench, book, wish, mint=mint, tell=tell)
     loads = workloads.loads(scale, kinds=wish.kinds)
     plan = _plan(wish, run=run, build=bench.facts.build, longest=longest)
-    page = book.read()
     entries = _judged(plan, page)
     took = list(page.took) if page else []
     warmup = workloads.warmup(scale)
@@ -130,23 +126,22 @@ async def run_trials(  # noqa: PLR0913 -- the capabilities of a loop: each is on
                 build_seconds=BUILD_SECONDS,
                 load_seconds=LOAD_SECONDS,
             )
-            async with permission():
-                tally = trial_plan.tally(plan, entries)
-                tell(
-                    "session",
-                    {"strategy": session.strategy.name, "round": session.attempt, "left": left, "tally": tally},
-                )
-                started = clock()
-                listener = _Listener(plan, session, entries, book, tell)
-                await bench.run(order, listener)
-                seconds = clock() - started
+            tally = trial_plan.tally(plan, entries)
+            tell(
+                "session",
+                {"strategy": session.strategy.name, "round": session.attempt, "left": left, "tally": tally},
+            )
+            started = clock()
+            listener = _Listener(plan, session, entries, book, tell)
+            await bench.run(order, listener)
+            seconds = clock() - started
             if listener.failure is None:
                 took.append((session, seconds))
-                book.write_time(session, seconds)
+                await book.write_time(session, seconds)
     finally:
         with trio.move_on_after(KEEP_SECONDS) as last:
             last.shield = True
-            await keep(plan, loads, entries)
+            await keep(plan, loads, entries, page.written if page else frozenset())
     return Report(
         plan=plan,
         loads=loads,
@@ -219,27 +214,27 @@ class _Listener:
         self._tell = tell
         self.failure: Failure | None = None
 
-    def __call__(self, word: BenchWord) -> None:
+    async def __call__(self, word: BenchWord) -> None:
         name = self._session.strategy.name
         match word:
             case Answered():
                 self._tell("answered", {"strategy": name, "load": word.load, "answered": word.answered, "of": word.of})
             case Raw():
-                self._take(name, word)
+                await self._take(name, word)
             case Failure():
                 self.failure = word
-                self._note(self._entry(word.load, failure=word))
+                await self._note(self._entry(word.load, failure=word))
                 self._tell("failed", {"strategy": name, "load": word.load, "kind": word.kind, "reason": word.reason})
             case Built():
                 pass
 
-    def _take(self, name: str, word: Raw) -> None:
+    async def _take(self, name: str, word: Raw) -> None:
         try:
             made = outcome(word.figures)
         except NotATrial as error:
             raise EngineUnavailable(f"the bench for trials is broken: {error}") from error
         reason = trial_plan.discarded(self._plan.limits, made)
-        self._note(self._entry(word.load, made=made, reason=reason))
+        await self._note(self._entry(word.load, made=made, reason=reason))
         facts = {"strategy": name, "load": word.load, "outcome": made, "reason": reason}
         self._tell("discarded" if reason else "trial", facts)
 
@@ -255,34 +250,36 @@ class _Listener:
             discarded=reason,
         )
 
-    def _note(self, entry: Entry) -> None:
+    async def _note(self, entry: Entry) -> None:
         self._entries.append(entry)
-        self._book.write([entry])
+        await self._book.write([entry])
 
 
 async def _begin(
-    bench: Bench, book: TrialBook, wish: Wish, *, mint: Callable[[], str], tell: Tell, permission: Permission
-) -> tuple[str, Scale, int]:
-    """Return the run to go on with, the sizes of its loads and the longest context; begin one where there is none."""
+    bench: Bench, book: TrialBook, wish: Wish, *, mint: Callable[[], str], tell: Tell
+) -> tuple[str, Scale, int, Page | None]:
+    """Return the run to go on with, the sizes of its loads, the longest context and what the book holds of the run.
+
+    Where there is none to go on with, one is begun, of which the book holds nothing.
+    """
     facts = bench.facts
     context: dict[str, object] = {
         "vllm": facts.vllm, "torch": facts.torch, "build": facts.build, "model": facts.model,
         "workloads": workloads.VERSION, **wish.context,
     }  # fmt: skip
-    page = book.read()
+    page = await book.read()
     known = page.header if page and page.header.get("context") == context else None
     if known is None or not _sizes(known):
-        async with permission():
-            scale, longest = await _measure(bench)
+        scale, longest = await _measure(bench)
     else:
         scale, longest = cast("tuple[Scale, int]", _sizes(known))
     fresh = known is None or wish.again
     run = mint() if known is None or fresh else str(known["run"])
     if fresh:
         sizes = {"prefill": scale.prefill, "decode": scale.decode, "max_model_len": longest}
-        book.begin({"run": run, "context": context, "sizes": sizes})
+        await book.begin({"run": run, "context": context, "sizes": sizes})
     tell("scale", {"prefill": scale.prefill, "decode": scale.decode, "max_model_len": longest, "resumed": not fresh})
-    return run, scale, longest
+    return run, scale, longest, None if fresh else page
 
 
 def _sizes(header: Mapping[str, object]) -> tuple[Scale, int] | None:
@@ -302,7 +299,7 @@ async def _measure(bench: Bench) -> tuple[Scale, int]:
     heard: list[Failure] = []
     longest = LENGTH_WITHOUT_WORD
 
-    def hear(word: BenchWord) -> None:
+    async def hear(word: BenchWord) -> None:
         nonlocal longest
         if isinstance(word, Built):
             said = word.facts.get("max_model_len")

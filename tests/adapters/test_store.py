@@ -88,7 +88,7 @@ def asides(file: Path) -> list[Path]:
 def test_what_was_held_is_held_by_the_next_run(file: Path) -> None:
     shelf = shelf_in(file)
     assert all_of(shelf) == set(MANY)
-    assert (shelf.facts.records, shelf.facts.authors, shelf.facts.forks) == (301, 2, 1)
+    assert (shelf.facts.records, shelf.facts.authors, shelf.facts.quarantined) == (301, 2, 1)
     assert shelf.facts.bytes == sum(map(len, [*MANY, theirs("one")]))
     assert not asides(file)
     (fork,) = shelf.forks(most=9)
@@ -197,7 +197,7 @@ def test_a_copy_of_this_very_run_that_writes_elsewhere_is_left_its_epoch(tmp_pat
     theirs = [there.append(compose, lifetime_us=HOUR - 1).sealed for _ in range(3)][1:]
     here.admit(theirs, via=None)
     assert write(here).epoch > first.epoch
-    assert not here.facts.forks
+    assert not here.facts.quarantined
     here.close()
     there.close()
 

@@ -20,7 +20,7 @@ from node.core.trial_plan import Failure, Limits
 from node.errors import EngineUnavailable
 from node.ports import LaunchPlan
 from node.services.trials import Wish, run_trials
-from node.trial_ports import BenchWord, Built, Order
+from node.trial_ports import BenchWord, Built, Hear, Order
 from tests.e2e.tiny_model import tiny_model
 
 pytestmark = pytest.mark.slow
@@ -62,12 +62,19 @@ def stub(tmp_path: Path) -> Callable[[str], BenchSetup]:
     return make
 
 
+def told_to(heard: list[BenchWord]) -> Hear:
+    async def hear(word: BenchWord) -> None:
+        heard.append(word)
+
+    return hear
+
+
 async def test_garbage_is_passed_over_and_a_failure_has_a_word_of_records(stub: Callable[[str], BenchSetup]) -> None:
     heard: list[BenchWord] = []
     with trio.fail_after(20):
         async with open_bench(stub("well")) as bench:
             assert (bench.facts.vllm, bench.facts.build) == ("1", "cpu")
-            await bench.run(order(), heard.append)
+            await bench.run(order(), told_to(heard))
     assert heard == [
         Built(seconds=1.0, facts={"max_model_len": 2048}),
         Failure(kind="crashed", reason="x", load="bursty"),
@@ -83,14 +90,14 @@ async def test_without_vllm_the_error_says_what_the_script_said(stub: Callable[[
 async def test_a_bench_that_dies_is_an_error_with_its_last_words(stub: Callable[[str], BenchSetup]) -> None:
     with pytest.raises(EngineUnavailable, match="Segmentation fault"), trio.fail_after(20):
         async with open_bench(stub("dies")) as bench:
-            await bench.run(order(), lambda _: None)
+            await bench.run(order(), told_to([]))
 
 
 async def test_a_cancelled_run_leaves_no_process_behind(stub: Callable[[str], BenchSetup], tmp_path: Path) -> None:
     with trio.fail_after(20):
         with trio.move_on_after(1):
             async with open_bench(stub("hangs")) as bench:
-                await bench.run(order(), lambda _: None)
+                await bench.run(order(), told_to([]))
         pid = int((tmp_path / "pid").read_text())
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -107,7 +114,7 @@ async def check_kill(bench: VllmBench) -> None:
     """An engine that the kernel kills mid-way is out of memory, and the bench goes on."""
     heard: list[BenchWord] = []
 
-    def hear(word: BenchWord) -> None:
+    async def hear(word: BenchWord) -> None:
         heard.append(word)
         if isinstance(word, Built):
             (zygote,) = [pid for pid in children(os.getpid()) if b"trial.py" in _command(pid)]

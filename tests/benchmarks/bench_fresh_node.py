@@ -35,8 +35,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.adapters.store.history import open_history
 from node.cli.control_client import get_json
+from node.clock import wall_us
 from node.core.own_records import LIFETIME_US
-from node.history import record_rules, wall_us
+from node.history import record_rules
 from node.places import places
 from protocol import limits
 from protocol.ids import PUBLIC_SWARM, Epoch

@@ -1,11 +1,14 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 
+from node.adapters.system import node_lock
 from node.cli.consent import Intent, obtain, words
+from node.places import places
 
 LOCAL = Intent(engine="vLLM", bind="127.0.0.1:8470", beyond_loopback=False, keys=0, downloads=False)
 OPEN = replace(LOCAL, bind="0.0.0.0:8470", beyond_loopback=True, keys=2)
@@ -69,6 +72,28 @@ def test_that_traffic_is_told_of_is_said_and_asked_anew(tmp_path: Path, capsys: 
     assert "records.traffic" not in capsys.readouterr().err
     obtain(file, replace(among, tells=True), yes=True, terminal=False)
     assert "records.traffic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tells"),
+    [
+        ([], True),
+        (["--no-engine"], False),
+        (["--engine-url", "http://127.0.0.1:9"], False),
+        (["--set", 'engine.command=["vllm", "serve"]'], False),
+        (["--set", "records.traffic=false"], False),
+        (["--set", "p2p.enabled=false"], False),
+    ],
+)
+def test_records_of_traffic_are_announced_where_the_node_makes_them_and_nowhere_else(
+    data_dir: Path, metainf: Callable[..., tuple[int, str, str]], arguments: list[str], tells: bool
+) -> None:
+    data_dir.mkdir()
+    with node_lock(places({}, uid=0, data_dir=data_dir).lock_file):  # so that it goes no further
+        code, _, said = metainf("up", "--yes", *arguments)
+    assert code
+    assert "already" in said
+    assert ("records.traffic" in said) is tells
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 9, "accepted": true}', "\x00"])

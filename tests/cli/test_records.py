@@ -20,8 +20,9 @@ from node.adapters.store.salvage import open_shelf
 from node.adapters.system import node_lock
 from node.cli.record_reading import Wanted, reading
 from node.cli.record_words import listing
+from node.clock import wall_us
 from node.core.observation import LINE_BYTES, from_line, from_row, to_line, to_row
-from node.history import record_rules, wall_us
+from node.history import record_rules
 from node.http.control import control_app
 from node.places import places
 from node.record_ports import Admitted, Standing
@@ -94,15 +95,15 @@ def mine(data_dir: Path) -> Identity:
 def test_the_newest_come_first_with_their_figures_and_whose_they_are(
     metainf: Metainf, data_dir: Path, mine: Identity
 ) -> None:
-    own = record(3, key=mine.signing_key(), age_s=300)
-    fill(data_dir, record(1, age_s=7200), own, traffic(2, age_s=30))
+    own = record(3, key=mine.signing_key(), age_s=12_600)
+    fill(data_dir, record(1, age_s=86_400), own, traffic(2, age_s=30))
     code, out, err = metainf("records", "list")
     assert (code, err) == (0, "")
     head, *rows = out.splitlines()
     assert head.split()[:3] == ["record", "age", "model"]
     assert [row.split()[0] for row in rows] == [short(traffic(2)), short(own), short(record(1))]
     assert "Qwen/Qwen3-0.6B" in rows[0]
-    for words in ("5 min", "NVIDIA GeForce RTX 3090", "prefix:on", "shared_prefix", "210", "22.0", "3004", "315.0"):
+    for words in ("3 h", "NVIDIA GeForce RTX 3090", "prefix:on", "shared_prefix", "210", "22.0", "3004", "315.0"):
         assert words in rows[1], words
     assert [row.split()[-1] for row in rows] == ["yes"] * 3
     assert [" me " in row for row in rows] == [False, True, False]

@@ -57,6 +57,11 @@ def test_status_tells_the_state_of_the_engine_and_why(canned_node: CannedNode, m
         assert words in out
 
 
+def test_an_owner_whose_key_writes_on_another_machine_too_is_told_so(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("GET", "/status", STATUS | {"records": {**STATUS["records"], "key_forked": True}})
+    assert "your key has forked: another machine writes under it" in metainf("status")[1]
+
+
 def test_status_as_json_is_the_node_s_own_document(canned_node: CannedNode, metainf: Metainf) -> None:
     canned_node.answer("GET", "/status", STATUS)
     assert json.loads(metainf("status", "--json")[1]) == STATUS

@@ -149,6 +149,16 @@ def test_a_sign_of_life_and_a_farewell_move_the_next_dial() -> None:
     assert plan(book, ANNE, now=now + 3_599) == []
 
 
+def test_who_is_shunned_is_dialled_at_no_address_that_is_heard_of_meanwhile_either() -> None:
+    book = AddressBook(OURS)
+    book.shun(ANNE, 3_600.0)
+    book.learn([at()], Source.NEAR)
+    book.replace(ANNE, [at(port=2)])
+    assert plan(book, ANNE, now=3_599.0) == []
+    book.hopeful(ANNE)  # it has come up anew
+    assert plan(book, ANNE, now=3_599.0) == ["8.8.8.8:1", "8.8.8.8:2"]
+
+
 def test_a_dial_that_was_broken_off_speaks_against_nobody() -> None:
     book = AddressBook(OURS)
     book.learn([at()], Source.NEAR)

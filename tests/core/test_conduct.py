@@ -4,6 +4,8 @@ import pytest
 
 from node.core import conduct
 from node.core.conduct import HALF_LIFE, PEERS, REASONS, Conduct
+from node.services.replicate import ALONE_FOR
+from node.services.replicate_pull import End
 from tests.services.members import peer_of
 from tests.services.replicas import key_of
 
@@ -30,9 +32,15 @@ def test_three_offences_in_minutes_make_an_outcast_who_may_come_back_after_a_whi
     assert not known.outcast(OTHER, 10.0)
 
 
+def test_who_offends_as_often_as_it_is_asked_again_is_an_outcast_within_half_an_hour() -> None:
+    known = Conduct()
+    made = [known.blame(PEER, "bad_signature", at * ALONE_FOR[End.FAULT]) for at in range(4)]
+    assert made == [False, False, False, True]
+
+
 def test_offences_far_apart_make_none() -> None:
     known = Conduct()
-    assert not any(known.blame(PEER, "speed_of_light", at * 4 * HALF_LIFE) for at in range(20))
+    assert not any(known.blame(PEER, "speed_of_light", at * HALF_LIFE) for at in range(20))
 
 
 def test_neither_peers_nor_reasons_take_more_memory_than_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:

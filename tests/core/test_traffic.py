@@ -111,6 +111,13 @@ def test_requests_for_several_sequences_are_told_apart(body: dict[str, Any], one
     assert not one_sequence(b"no JSON")
 
 
+@pytest.mark.parametrize("space", [b"", b"\t", b"\r\n", b" " * 100])
+def test_no_white_space_hides_that_there_are_several_prompts(space: bytes) -> None:
+    assert not one_sequence(b'{"prompt": %b[%b"a", "b"]}' % (space, space))
+    assert not one_sequence(b'{"prompt": %b[%b[1], [2]]}' % (space, space))
+    assert one_sequence(b'{"prompt": %b[%b1, 2]}' % (space, space))
+
+
 # --- windows
 
 

@@ -41,6 +41,11 @@ def test_latencies_shares_and_loads_come_out_of_the_raw_figures() -> None:
     assert (made.foreign_load, made.waited) == (200_000, 30_000)
 
 
+def test_no_share_is_more_than_the_whole() -> None:
+    made = outcome(RAW | {"requests": [row(cached=65)], "accepted": 201})
+    assert (made.prefix_hit_share, made.acceptance) == (1_000_000, 1_000_000)
+
+
 def test_what_was_not_measured_is_absent_and_never_zero() -> None:
     made = outcome({"requests": [row()], "wall_us": 1_000_000, "drafted": 0})
     assert made.acceptance is made.energy_mj is made.foreign_load is made.waited is made.peak_memory_bytes is None

@@ -21,8 +21,8 @@ from node.adapters.keystore import load
 from node.adapters.store.reader import read_history
 from node.adapters.store.tables import Query
 from node.cli.control_client import get_json
+from node.clock import wall_us
 from node.errors import NodeError
-from node.history import wall_us
 from node.places import places
 from protocol.ids import PUBLIC_SWARM, Epoch, RecordName
 from tests.e2e.children import eventually

@@ -63,8 +63,7 @@ class FakeHistory:
     async def append(self, compose: Callable[[Stamp], Any], *, lifetime_us: int) -> Signed[Any]:
         self.calls["append"] += 1
         await trio.lowlevel.checkpoint()
-        if self.refusing:
-            raise Unavailable("the disk is full")
+        self._may_refuse()
         if self._key is None:
             raise LocalProtocolError("a history that was opened without a pen has no records of its own")
         now = self._now_us()
@@ -89,8 +88,7 @@ class FakeHistory:
             raise LocalProtocolError(f"{len(sealed)} records where {limits.BATCH_RECORDS} may come at once")
         self.calls["admit"] += 1
         await trio.lowlevel.checkpoint()
-        if self.refusing:
-            raise Unavailable("the disk is full")
+        self._may_refuse()
         verdicts = [self._admit(raw) for raw in sealed]
         self._sweep()
         verdicts = [
@@ -105,6 +103,7 @@ class FakeHistory:
     async def holdings(self, authors: Collection[PeerId] | None = None) -> tuple[Holding, ...]:
         self.calls["holdings"] += 1
         await trio.lowlevel.checkpoint()
+        self._may_refuse()
         self._sweep()
         series = {key: held for key, held in self._series.items() if authors is None or key[0] in authors}
         return tuple(
@@ -117,6 +116,7 @@ class FakeHistory:
     ) -> tuple[bytes, ...]:
         self.calls["page"] += 1
         await trio.lowlevel.checkpoint()
+        self._may_refuse()
         self._sweep()
         found: list[bytes] = []
         for seq in sorted(self._series.get((author, epoch), ()), reverse=True):
@@ -134,10 +134,13 @@ class FakeHistory:
             records=len(self.records),
             authors=len(self._counts),
             bytes=sum(len(signed.sealed) for signed in self.records.values()),
-            forks=len(self.proofs),
             quarantined=len(self.proofs),
             rejected=dict(self._rejected),
         )
+
+    def _may_refuse(self) -> None:
+        if self.refusing:
+            raise Unavailable("the disk is full")
 
     def _admit(self, sealed: bytes) -> Admitted:
         try:

@@ -8,7 +8,7 @@ import trio
 
 from node.core.strategy import Strategy
 from node.core.trial_plan import Failure
-from node.trial_ports import Answered, BenchFacts, BenchWord, Built, Order, Raw
+from node.trial_ports import Answered, BenchFacts, Built, Hear, Order, Raw
 
 BUILD_SECONDS = 5.0
 PREFILL_PER_S, DECODE_PER_S = 1000, 40
@@ -48,21 +48,21 @@ class FakeBench:
     max_model_len: int = 2048
     orders: list[Order] = field(default_factory=list)
 
-    async def run(self, order: Order, hear: Callable[[BenchWord], None]) -> None:
+    async def run(self, order: Order, hear: Hear) -> None:
         """Build, answer, end; a failure ends the order."""
         self.orders.append(order)
         await trio.sleep(BUILD_SECONDS)
         first = self.fate(order.strategy, "build", len(self.orders))
         if isinstance(first, Failure):
-            hear(first)
+            await hear(first)
             return
-        hear(Built(seconds=BUILD_SECONDS, facts={"max_model_len": self.max_model_len}))
+        await hear(Built(seconds=BUILD_SECONDS, facts={"max_model_len": self.max_model_len}))
         for load, requests in order.loads:
             fate = self.fate(order.strategy, load, len(self.orders))
             if isinstance(fate, Failure):
-                hear(fate)
+                await hear(fate)
                 return
             made = figures(order, load) | fate
             await trio.sleep(made["wall_us"] / 1e6)
-            hear(Answered(load=load, answered=len(requests), of=len(requests)))
-            hear(Raw(load=load, figures=made))
+            await hear(Answered(load=load, answered=len(requests), of=len(requests)))
+            await hear(Raw(load=load, figures=made))

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from node.core.endpoints import Dialect
 from node.core.engine_state import EngineSnapshot, EngineState
@@ -14,7 +15,10 @@ from node.core.usage import UsageMeter
 from node.errors import Refusal
 from node.http.auth import ApiKey, Caller, KeyRing, hash_key
 from node.http.errors import envelope, stream_error
+from node.http.history_metrics import HistoryMetrics
+from node.record_ports import HistoryFacts
 
+FACTS = HistoryFacts(records=1, authors=1, bytes=1, quarantined=0, rejected={})
 LOADING = EngineSnapshot(
     state=EngineState.STARTING, since=0.0, model="m", strategy=None, reason="starts", progress="loading weights"
 )
@@ -125,3 +129,18 @@ def test_stream_errors_are_events_of_each_dialect() -> None:
     for event in (chat, responses, messages):
         assert event.endswith(b"\n\n")
         assert event.count(b"\n\n") == 1
+
+
+@pytest.mark.parametrize(("state", "running", "complete"), [("idle", 0, 0), ("running", 1, 0), ("complete", 0, 1)])
+def test_how_far_trials_are_is_scraped_where_any_are_made(state: str, running: int, complete: int) -> None:
+    def scraped(trials: dict[str, Any]) -> str:
+        registry = CollectorRegistry()
+        HistoryMetrics(
+            facts=lambda: FACTS, rejected=dict, among=None, trials=lambda: trials, traffic=None
+        ).register(registry)  # fmt: skip
+        return generate_latest(registry).decode()
+
+    text = scraped({"state": state, "cells": 7, "of": 27})
+    for line in ("cells 7.0", "cells_all 27.0", f"running {running}.0", f"complete {complete}.0"):
+        assert f"\nmetainf_trials_{line}\n" in text
+    assert "metainf_trials" not in scraped({"state": "off"})

@@ -141,11 +141,12 @@ def test_what_is_no_record_is_not_packed() -> None:
             gossip.pack_records([wrong])
 
 
-def test_one_bad_record_spoils_a_batch_and_one_new_one_carries_it() -> None:
+def test_a_batch_is_passed_on_only_if_every_record_of_it_was_found_good_and_one_is_new() -> None:
     yes, no, never = Verdict.ACCEPT, Verdict.IGNORE, Verdict.REJECT
-    assert gossip.verdict_of_batch([no, yes, no]) is yes
-    assert gossip.verdict_of_batch([no, no]) is no
-    assert gossip.verdict_of_batch([yes, never]) is never
+    assert gossip.verdict_of_batch([yes, yes]) is yes
+    assert gossip.verdict_of_batch([yes, no, yes]) is no
+    assert gossip.verdict_of_batch([]) is no  # all of it was here before
+    assert gossip.verdict_of_batch([yes, no, never]) is never
 
 
 def test_content_alone_names_a_message() -> None:

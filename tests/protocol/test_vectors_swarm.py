@@ -162,6 +162,11 @@ def test_a_batch_is_refused_for_this_reason(case: dict[str, Any]) -> None:
     assert caught.value.reason == case["reason"]
 
 
+@pytest.mark.parametrize("case", vectors("gossip.json")["batch_verdicts"])
+def test_what_becomes_of_a_batch_follows_from_what_is_new_in_it(case: dict[str, Any]) -> None:
+    assert gossip.verdict_of_batch(map(Verdict, case["new"])).value == case["batch"]
+
+
 def test_only_faults_that_a_clock_or_a_version_explains_are_nobodys() -> None:
     verdicts = vectors("gossip.json")["verdicts"]
     assert {reason.value: gossip.verdict_of(reason).value for reason in Reason} == verdicts

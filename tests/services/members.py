@@ -104,6 +104,7 @@ class Member:
     description: list[Description]
     events: list[tuple[str, Mapping[str, Any]]]
     changes: list[Change]
+    outcasts: set[PeerId]
 
     @property
     def me(self) -> PeerId:
@@ -116,10 +117,10 @@ class Member:
     def told(self, event: str, peer: PeerId) -> list[Mapping[str, Any]]:
         return [facts for name, facts in self.events if name == event and facts["peer"] == str(peer)]
 
-    def hears(self, data: bytes) -> bool:
+    def hears(self, data: bytes, via: PeerId | None = None) -> bool:
         """Hand an advert to whatever judges gossip here; whether it would be passed on."""
         (judge,) = (judge for (peer, _), (judge, _) in self.gossip.air.ears.items() if peer == self.me)
-        return judge(data, None)
+        return judge(data, via)
 
 
 @asynccontextmanager
@@ -140,6 +141,7 @@ async def member(
         addresses.learn(bootstraps, Source.CONFIGURED)
         events: list[tuple[str, Mapping[str, Any]]] = []
         changes: list[Change] = []
+        outcasts: set[PeerId] = set()
         offer = ModelOffer(name=MODEL.name)
         description = [Description(addresses=node.addresses(), models=(offer,), roles=(SERVE,), name="n")]
         gossip = CountingGossip(world.air, node)
@@ -172,6 +174,7 @@ async def member(
             standings=standings,
             wall=clock,
             luck=world.luck.random,
+            outcast=outcasts.__contains__,
             look_again=lambda: joining.look_again(),  # noqa: PLW0108 -- it is made below
             newcomer=announcer.newcomer,
             tell=lambda event, facts: events.append((event, facts)),
@@ -207,6 +210,7 @@ async def member(
             description=description,
             events=events,
             changes=changes,
+            outcasts=outcasts,
         )
         assert not node.failures
 

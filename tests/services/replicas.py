@@ -41,8 +41,11 @@ def a_record(key: Ed25519PrivateKey, seq: int, text: str = "hello", **changes: o
     return records.sign(NOTE, samples.note(text, **stamp), key).sealed
 
 
+DOUBTS = {"warp": "faster_than_light", "yesterday": "clock"}  # by the text of a note
+
+
 def too_good(signed: Signed[Any]) -> str | None:
-    return "faster_than_light" if signed.body.text == "warp" else None
+    return DOUBTS.get(signed.body.text)
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Replica:
     history: FakeHistory
     replication: Replication
     blamed: list[tuple[PeerId, str]]
+    outcasts: set[PeerId]
 
     @property
     def me(self) -> PeerId:
@@ -96,6 +100,7 @@ async def replica(
     key = key_of(seed)
     async with swarm.network.node(peer_of(key)) as node:
         blamed: list[tuple[PeerId, str]] = []
+        outcasts: set[PeerId] = set()
         history = history or FakeHistory(NOTE, now_us=wall, check=too_good, quota=quota)
 
         async def met(peer: PeerId) -> bool:
@@ -111,6 +116,7 @@ async def replica(
             check=too_good,
             neighbours=node.connected,
             met=met,
+            welcome=lambda peer: peer in node.connected() and peer not in outcasts,
             members=lambda: frozenset(swarm.nodes),
             blame=lambda peer, reason: blamed.append((peer, reason)),
             wall=wall,
@@ -122,7 +128,7 @@ async def replica(
                 await nursery.start(replication.run)
                 nursery.start_soon(_greet, node, replication)
                 nursery.start_soon(_join, swarm, node)
-                yield Replica(node, key, history, replication, blamed)
+                yield Replica(node, key, history, replication, blamed, outcasts)
                 nursery.cancel_scope.cancel()
         finally:
             swarm.nodes.pop(node.me, None)

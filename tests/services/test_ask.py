@@ -331,6 +331,15 @@ async def test_a_peer_that_falls_silent_mid_stream_breaks_the_answer(autojump_cl
         assert it.standings.standing(PEERS[0], trio.current_time()).closed == "hung"
 
 
+async def test_only_prompts_that_somebody_generates_for_count_as_wanting_an_engine(autojump_clock: MockClock) -> None:
+    async with stage(1) as it:
+        async with it.replica.answer(prompt()):
+            assert (it.replica.generating_running(), it.replica.generating_seen()) == (1, 1)
+        async with it.replica.answer(replace(prompt(), method="POST", target="/tokenize")):
+            assert (it.replica.counts().running, it.replica.generating_running()) == (1, 0)
+        assert (it.replica.generating_running(), it.replica.generating_seen()) == (0, 1)
+
+
 async def test_a_hung_peer_does_not_delay_the_others(autojump_clock: MockClock) -> None:
     async with stage(2) as it, trio.open_nursery() as nursery:
         hang(it)

@@ -60,6 +60,16 @@ async def test_a_peer_that_was_met_and_whom_gossip_does_not_bring_is_found_in_th
         assert one.told("peer_joined", two.me)
 
 
+async def test_what_an_outcast_brings_is_neither_taken_in_nor_passed_on(autojump_clock: MockClock) -> None:
+    world, author = World(), a_key()
+    async with member(world) as one, member(world, one.node.address) as two:
+        one.outcasts.add(two.me)
+        assert not one.hears(an_advert(author), two.me)
+        assert peer_of(author) not in one.known()
+        one.outcasts.clear()
+        assert one.hears(an_advert(author), two.me)
+
+
 async def test_what_is_known_of_a_replica_outlives_a_lost_connection_but_not_a_new_run_nor_a_leave(
     autojump_clock: MockClock,
 ) -> None:

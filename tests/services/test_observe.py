@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from node.core.observation import to_row
 from node.core.own_records import Compose, Setting
 from node.core.prompt import OWNER, Prompt, Requester, RequesterKind
 from node.core.record_checks import doubts
-from node.core.strategy import DEFAULT, EXTERNAL, Speculation, Strategy
+from node.core.strategy import DEFAULT, Speculation, Strategy
 from node.core.traffic import LEAST_ANSWERS, LONGEST, MOST_ANSWERS, SPAN, Traffic
 from node.errors import Broken, NodeError, Refused, Unavailable, Unreached
 from node.services.observe import Observer
@@ -68,8 +69,8 @@ class Stage:
     refusal: NodeError | None = None
     script: Callable[[], Script] | None = None
     prompts: int = 0
-    readings: int = 0
     told: list[Performance] = field(default_factory=list[Performance])
+    told_at: list[float] = field(default_factory=list[float])
 
     def __post_init__(self) -> None:
         self.board = FakeEngineBoard(replace(READY, strategy=self.strategy.name))
@@ -94,7 +95,6 @@ class Stage:
 
     def answer(self, request: Request) -> Script:
         if request.target == "/metrics":
-            self.readings += 1
             hits = b"vllm:prefix_cache_hits_total %d\nvllm:prefix_cache_queries_total %d\n"
             return Script([hits % (30 * self.prompts, 100 * self.prompts)])
         self.prompts += 1
@@ -112,6 +112,7 @@ class Stage:
             raise self.refusal
         made = [records.sign(PERFORMANCE, compose(body().stamp), samples.KEY).body for compose in composed]
         self.told += made
+        self.told_at.append(trio.current_time())
         return made
 
     async def ask(self, one: Prompt | None = None) -> None:
@@ -151,7 +152,7 @@ async def test_ten_minutes_of_traffic_become_one_record_that_receivers_believe(a
     assert (outcome.ttft_p50_us, outcome.tpot_mean_us, outcome.stall_p95_us) == (500_000, 100_000, 100_000)
     assert (outcome.latency_mean_us, outcome.prefix_hit_ppm) == (1_500_000, 300_000)
     assert outcome.duration_us == 90_000_000
-    assert outcome.output_tokens_per_s_milli == round(TOKENS * 1000 / 1.5)
+    assert outcome.output_tokens_per_s_milli == 7_330  # 11 tokens in 1.5 s
     assert (workload.prompt_tokens_p50, workload.output_tokens_p95, workload.streaming_ppm) == (120, 11, 660_000)
     assert workload.requests_per_s_milli == 500
 
@@ -188,6 +189,29 @@ async def test_too_few_answers_in_an_hour_are_forgotten(autojump_clock: object) 
         assert len(stage.told) == 1
 
 
+async def test_however_often_the_engine_comes_back_there_is_one_record_in_ten_minutes(autojump_clock: object) -> None:
+    async with watched(Stage()) as stage:
+        for pid in range(2, 14):  # full at once, and then away for a minute: 12 lives in a good half hour
+            await stage.ask_many(LEAST_ANSWERS)
+            stage.board.show_state(EngineState.STOPPED)
+            await trio.sleep(60)
+            stage.board.show(replace(READY, strategy=stage.strategy.name, pid=pid))
+            await trio.sleep(30)
+        apart = [after - before for before, after in pairwise(stage.told_at)]
+        assert len(apart) >= 2
+        assert min(apart) >= SPAN
+
+
+async def test_a_window_long_in_coming_and_one_full_at_once_are_told_ten_minutes_apart(autojump_clock: object) -> None:
+    async with watched(Stage()) as stage:
+        await stage.ask_many(LEAST_ANSWERS, every=(LONGEST - 600) / LEAST_ANSWERS)
+        await trio.sleep(60)
+        await stage.ask_many(MOST_ANSWERS, every=0.1)
+        await trio.sleep(SPAN)
+        first, second = stage.told_at
+        assert second - first >= SPAN
+
+
 async def test_another_strategy_ends_the_window_and_begins_the_next(autojump_clock: object) -> None:
     async with watched(Stage()) as stage:
         await stage.ask_many(LEAST_ANSWERS + 5)
@@ -196,7 +220,7 @@ async def test_another_strategy_ends_the_window_and_begins_the_next(autojump_clo
         stage.strategy = Strategy(prefix_caching=True, speculation=Speculation(method="ngram", tokens=2))
         await trio.sleep(20)
         stage.board.show(replace(READY, strategy=stage.strategy.name, pid=2))
-        await trio.sleep(60)
+        await trio.sleep(SPAN)
         await stage.ask_many(LEAST_ANSWERS)
         await trio.sleep(SPAN)
     first, second = stage.told
@@ -204,19 +228,6 @@ async def test_another_strategy_ends_the_window_and_begins_the_next(autojump_clo
     assert first.outcome.prefix_hit_ppm == 300_000
     assert second.strategy.speculation is not None
     assert second.outcome.requests == LEAST_ANSWERS
-
-
-async def test_of_an_engine_elsewhere_only_its_answers_are_told_and_its_counters_are_not_read(
-    autojump_clock: object,
-) -> None:
-    async with watched(Stage(strategy=EXTERNAL)) as stage:
-        await stage.ask_many(LEAST_ANSWERS)
-        await trio.sleep(SPAN)
-        (made,) = stage.told
-    assert made.strategy.engine_extra == {"external": "yes"}
-    assert (made.outcome.prefix_hit_ppm, made.workload.shared_prefix_ppm) == (None, None)
-    assert made.outcome.ttft_mean_us == 500_000
-    assert stage.readings == 0
 
 
 @pytest.mark.parametrize("trouble", ["no setting", "no disk", "a strategy for this machine alone"])

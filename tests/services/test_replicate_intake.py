@@ -50,6 +50,19 @@ async def test_a_look_that_was_cut_off_is_taken_again(autojump_clock: MockClock)
     assert len(await intake.ledger()) == AUTHORS
 
 
+async def test_what_came_while_the_disk_refused_to_be_read_is_told_once_it_answers(autojump_clock: MockClock) -> None:
+    history = await a_history()
+    intake = Intake(history, blame=lambda *_: None, forked=lambda *_: None)
+    await intake.ledger()
+    me = key_of(AUTHORS + 1)
+    await history.admit([a_record(me, 0)], via=None)
+    history.refusing = True
+    await intake.own_came(peer_of(me))
+    history.refusing = False
+    await trio.sleep(60)
+    assert len(await intake.ledger()) == AUTHORS + 1
+
+
 async def test_good_records_that_nobody_asked_for_are_held_against_whoever_sends_them(
     autojump_clock: MockClock,
 ) -> None:

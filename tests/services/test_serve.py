@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from node.core.admission import Admission, AdmissionLimits
-from node.core.engine_state import EngineState
+from node.core.engine_state import LENT, EngineState
 from node.core.prompt import OWNER, Prompt, Requester, RequesterKind
 from node.errors import Broken, Refused, Unreached
 from node.services.serve import LocalReplica
@@ -85,6 +85,38 @@ async def test_without_a_ready_engine_the_refusal_says_why_and_when(
     assert refusal.retry_after is not None
     assert stage.replica.counts().refused == 1
     stage.assert_empty()
+
+
+async def test_an_engine_that_is_lent_is_said_to_come_back(autojump_clock: object) -> None:
+    stage = Stage()
+    for state in (EngineState.DRAINING, EngineState.STOPPING, EngineState.STOPPED):
+        stage.board.show_state(state, reason=LENT)
+        with pytest.raises(Refused) as caught:
+            await stage.ask()
+        assert caught.value.refusal.message == "The engine is lent to trials; it will be back."
+        assert caught.value.refusal.retry_after
+
+
+async def test_only_prompts_that_the_engine_generates_for_count_as_wanting_it(autojump_clock: object) -> None:
+    stage = Stage(Script([trio.sleep_forever]))
+
+    def counted() -> tuple[int, int]:
+        return stage.replica.generating_running(), stage.replica.generating_seen()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.ask, prompt("/v1/models"))
+        nursery.start_soon(stage.ask, prompt("/tokenize"))
+        await wait_all_tasks_blocked()
+        assert (stage.replica.counts().running, *counted()) == (2, 0, 0)
+        nursery.start_soon(stage.ask)
+        nursery.start_soon(stage.ask)
+        await wait_all_tasks_blocked()
+        assert (stage.replica.counts().waiting, *counted()) == (1, 2, 2)
+        nursery.cancel_scope.cancel()
+    stage.board.show_state(EngineState.STOPPED)
+    with pytest.raises(Refused):
+        await stage.ask()
+    assert counted() == (0, 3)
 
 
 async def test_prompts_wait_for_their_turn_and_the_owner_is_first(autojump_clock: object) -> None:

@@ -1,23 +1,21 @@
 """Trials on a bench without engines, in virtual time: sized once, within budget, resumable, noise and failures kept."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from node.adapters.trial_file import TrialFile
 from node.core.strategy import Speculation, Strategy
 from node.core.trial_plan import Failure, Limits
 from node.errors import EngineUnavailable
 from node.services.trials import Report, Wish, run_trials
 from tests.fakes.trial_bench import FakeBench
+from tests.fakes.trial_book import FakeBook
 
 WISH = Wish(kinds=("shared_prefix", "long_output"), repetitions=2, most=3, budget=10_000)
 
@@ -25,11 +23,10 @@ WISH = Wish(kinds=("shared_prefix", "long_output"), repetitions=2, most=3, budge
 class Session:
     """What the tests drive: a book that stays, and whoever is told."""
 
-    def __init__(self, folder: Path) -> None:
-        self.book = TrialFile(folder / "trials.jsonl")
+    def __init__(self) -> None:
+        self.book = FakeBook()
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.names = (f"run-{number}" for number in count())
-        self.permitted = 0
 
     async def run(self, bench: FakeBench, wish: Wish = WISH) -> Report:
         return await run_trials(
@@ -39,18 +36,12 @@ class Session:
             clock=trio.current_time,
             mint=lambda: next(self.names),
             tell=lambda event, facts: self.events.append((event, facts)),
-            permission=self.permission,
         )
-
-    @asynccontextmanager
-    async def permission(self) -> AsyncIterator[None]:
-        self.permitted += 1
-        yield
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Session:
-    return Session(tmp_path)
+def session() -> Session:
+    return Session()
 
 
 async def test_every_cell_is_tried_and_the_loads_are_sized_to_the_machine(
@@ -59,7 +50,7 @@ async def test_every_cell_is_tried_and_the_loads_are_sized_to_the_machine(
     bench = FakeBench()
     report = await session.run(bench)
     assert (report.ended, report.tally.complete, report.tally.cells) == ("complete", 6, 6)
-    assert len(bench.orders) == 1 + 6 == session.permitted  # the probe, then each strategy in each round
+    assert len(bench.orders) == 1 + 6  # the probe, then each strategy in each round
     assert dict(session.events)["scale"] == {"prefill": 256, "decode": 16, "max_model_len": 2048, "resumed": False}
     assert report.loads[0].requests[0].prompt_tokens == 256 * 3 // 2 + 16
     assert all(cell.count == 2 and cell.figures["latency.mean"].mad == 0 for cell in report.cells)
@@ -70,7 +61,7 @@ async def test_a_run_that_is_cancelled_goes_on_later_and_repeats_nothing_that_wa
 ) -> None:
     with trio.move_on_after(60):
         await session.run(FakeBench())
-    kept = session.book.read()
+    kept = await session.book.read()
     assert kept is not None
     assert 0 < len(kept.entries) < 12
     bench = FakeBench()
@@ -133,7 +124,7 @@ async def test_an_engine_that_never_comes_up_is_an_error_with_its_reason(
     bench = FakeBench(fate=lambda *_: Failure(kind="start_failed", reason="no such model"))
     with pytest.raises(EngineUnavailable, match="no such model"):
         await session.run(bench)
-    assert session.book.read() is None
+    assert await session.book.read() is None
 
 
 async def test_figures_that_no_trial_can_have_are_nobody_elses_record(

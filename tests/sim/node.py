@@ -28,6 +28,7 @@ from node.policies import Policies, SwarmPolicies
 from node.ports import Endpoint, LaunchPlan
 from node.services.tend import TendLimits
 from node.supervise import StopWish
+from node.trial_ports import TrialHands
 from protocol.ids import PeerId
 from protocol.performance import PERFORMANCE
 from tests.fakes.engine import FakeEngine, FakeLauncher, FakeUpstream
@@ -99,11 +100,13 @@ class SimNode:
         history: FakeHistory | None = None,
         clock: Callable[[], int] = wall,
         setting: Setting | None = None,
+        trials: TrialHands | None = None,
     ) -> None:
         self.engine = engine
         self.history = history or FakeHistory(PERFORMANCE, now_us=clock)
         self._clock = clock
         self._setting = setting
+        self._trials = trials
         self.peer_id = str(PeerId.from_public_key(public_key))
         self._public_key = public_key
         self._among = among
@@ -147,6 +150,7 @@ class SimNode:
             wall=self._clock,
             setting=None if self._setting is None else self._measured_on,
             swarm=self._among[0] if self._among is not None else None,
+            trials=self._trials,
         )
         try:
             # In virtual time the loop is never late, and every look at it is a jump of the clock.
@@ -214,9 +218,9 @@ class SimNode:
 
 
 @asynccontextmanager
-async def sim_node(engine: FakeEngine | None) -> AsyncIterator[SimNode]:
+async def sim_node(engine: FakeEngine | None, trials: TrialHands | None = None) -> AsyncIterator[SimNode]:
     """Run a node; enter once its API answers; leaving stops it at once if a test has not stopped it."""
-    node = SimNode(engine)
+    node = SimNode(engine, trials=trials)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.live)
         await node.until("ready", within=1.0)

@@ -76,6 +76,7 @@ async def test_what_an_engine_does_for_its_prompts_becomes_a_record_that_all_hav
         assert body.outcome.failures == 0
         assert 250_000 <= body.outcome.ttft_p50_us <= 400_000  # a quarter of a second of prefill
         assert 15_000 <= body.outcome.tpot_p50_us <= 25_000  # 50 tokens a second
+        assert (await scraped(serving))["metainf_traffic_records_total"] == 1
 
 
 async def test_who_says_what_no_honest_node_says_is_parted_from_and_seen(autojump_clock: MockClock) -> None:
@@ -102,7 +103,39 @@ async def test_who_says_what_no_honest_node_says_is_parted_from_and_seen(autojum
             honest = {each["peer_id"]: each["standing"] for each in document["peers"]}
             assert honest[swarm.nodes["b"].peer_id] == 1.0
             assert b'metainf_history_rejected_total{reason="speed_of_light"}' in (await a.ask("GET", "/metrics")).body
+            figures = await scraped(a)
+            assert (figures['metainf_peers{state="connected"}'], figures["metainf_peers_outcast"]) == (1, 1)
+            assert figures["metainf_history_heard_messages_total"] >= 3
         await until_all_hold(swarm, 5, within=10.0)
+
+
+async def test_how_old_a_history_may_be_shows_when_nobody_is_left_to_compare_with(autojump_clock: MockClock) -> None:
+    def age(figures: dict[str, float]) -> float:
+        return figures["metainf_history_since_whole_exchange_seconds"]
+
+    async with sim_swarm() as swarm:
+        a = await swarm.start("a")
+        await trio.sleep(60)
+        assert age(await scraped(a)) >= 60
+        b = await swarm.start("b", join=["a"])
+        await write(b, 5)
+        await until_all_hold(swarm, 5, within=60.0)
+        await trio.sleep(90)
+        figures = await scraped(a)
+        assert age(figures) < 60
+        assert figures['metainf_history_exchanges_total{end="whole"}'] >= 2
+        assert figures["metainf_history_received_new_total"] == 5
+        assert figures["metainf_history_pulled_total"] + figures["metainf_history_found_total"] <= 5
+        await swarm.stop("b")
+        await trio.sleep(300)
+        assert age(await scraped(a)) >= 240
+
+
+async def scraped(node: SimNode) -> dict[str, float]:
+    """Return a node's own figures, by name and labels."""
+    lines = (await node.ask("GET", "/metrics")).body.decode().splitlines()
+    own = (line.rpartition(" ") for line in lines if line.startswith("metainf_"))
+    return {name: float(value) for name, _, value in own}
 
 
 def too_fast(seq: int) -> bytes:

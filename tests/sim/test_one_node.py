@@ -1,6 +1,9 @@
 """One whole node in virtual time: what its parts do together, in milliseconds of real time."""
 
+import trio
+
 from node.errors import EngineUnavailable
+from node.trial_ports import TrialHands, Workshop
 from tests.fakes.engine import FakeEngine
 from tests.sim.node import sim_node
 
@@ -90,3 +93,26 @@ async def test_a_node_without_an_engine_is_up_and_honest(autojump_clock: object)
         assert (await node.call("POST", "/v1/completions", ASK))[0] == 503
         node.wish.ask("enough")
         await node.ended.wait()
+
+
+async def test_a_monitor_that_lists_models_and_counts_tokens_keeps_no_node_from_its_trials_and_prompts_do(
+    autojump_clock: object,
+) -> None:
+    prepared: list[float] = []
+
+    async def prepare(_: object) -> Workshop:
+        await trio.lowlevel.checkpoint()
+        prepared.append(trio.current_time())
+        raise EngineUnavailable("there is no bench in memory")
+
+    async with sim_node(FakeEngine(), TrialHands(prepare=prepare, mint=lambda: "r")) as node:
+        await node.until("engine_state", within=20.0, state="ready")
+        for _ in range(30):
+            await trio.sleep(60)
+            assert (await node.call("POST", "/v1/completions", ASK))[0] == 200
+        assert prepared == []
+        for _ in range(30):
+            await trio.sleep(60)
+            assert (await node.ask("GET", "/v1/models")).status == 200
+            assert (await node.ask("POST", "/tokenize", ASK)).status == 200
+        assert len(prepared) == 1

@@ -8,7 +8,7 @@ from protocol.addresses import parse_address
 from protocol.advert import ADVERT
 from protocol.dht import batch_key, head_key, peer_key
 from protocol.errors import Reason
-from protocol.gossip import Subject, Topic
+from protocol.gossip import Subject, Topic, Verdict
 from protocol.ids import PUBLIC_SWARM, PeerId, SwarmId
 from tests.protocol import samples, swarm_samples
 from tests.vectors.cases_records import sign_anything
@@ -160,8 +160,21 @@ _BATCHES_INVALID: Final[list[tuple[str, object, str]]] = [
 ]
 
 
+# What becomes of a batch, by the verdicts on those of its records that were not accepted before.
+_BATCH_VERDICTS: Final[list[tuple[list[str], str]]] = [
+    ([], "ignore"),
+    (["accept"], "accept"),
+    (["accept", "accept"], "accept"),
+    (["ignore"], "ignore"),
+    (["ignore", "accept"], "ignore"),
+    (["accept", "ignore"], "ignore"),
+    (["accept", "reject"], "reject"),
+    (["ignore", "reject"], "reject"),
+]
+
+
 def gossip_vectors() -> Json:
-    """Topics, message ids, batches, and the verdict for each reason."""
+    """Topics, message ids, batches and what becomes of them, and the verdict for each reason."""
     topics = [str(Topic(SwarmId(swarm), subject)) for swarm in ("public", "my-swarm-2") for subject in Subject]
     strange = [
         "", "metainf", "metainf/public/advert", "metainf/public/advert/2", "metainf/public/advert/1/x",
@@ -182,7 +195,13 @@ def gossip_vectors() -> Json:
             for name, value, reason in _BATCHES_INVALID
         ],
         "verdicts": {reason.value: gossip.verdict_of(reason).value for reason in Reason},
+        "batch_verdicts": [_batch_verdict(new, batch) for new, batch in _BATCH_VERDICTS],
     }
+
+
+def _batch_verdict(new: list[str], batch: str) -> Json:
+    assert gossip.verdict_of_batch(map(Verdict, new)).value == batch, new
+    return {"new": new, "batch": batch}
 
 
 def _unpacker(raw: bytes) -> Callable[[], object]:

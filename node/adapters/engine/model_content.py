@@ -55,12 +55,18 @@ def load_format(arguments: tuple[str, ...]) -> str | None:
     return _flag(arguments, "load-format")
 
 
-def folder_of(plan: LaunchPlan, *, cache: Path, environment: Mapping[str, str]) -> Path | None:
-    """Return where the model's files are; None where they are not on this machine."""
+def local_folder(plan: LaunchPlan, cache: Path) -> Path | None:
+    """Return where the operator's own or the embedded model lies; None for one that a hub has."""
     if plan.model == embedded_model.EMBEDDED:
         return embedded_model.folder_in(cache)
-    if plan.model.startswith(("/", "./", "../", "~")) or Path(plan.model).is_dir():
-        return Path(plan.model).expanduser().absolute()
+    local = plan.model.startswith(("/", "./", "../", "~")) or Path(plan.model).is_dir()
+    return Path(plan.model).expanduser().absolute() if local else None
+
+
+def folder_of(plan: LaunchPlan, *, cache: Path, environment: Mapping[str, str]) -> Path | None:
+    """Return where the model's files are; None where they are not on this machine."""
+    if (folder := local_folder(plan, cache)) is not None:
+        return folder
     repository = _hub(environment) / f"models--{plan.model.replace('/', '--')}"
     revision = _flag(plan.extra_arguments, "revision") or "main"
     if "/" in revision or revision.startswith("."):

@@ -20,7 +20,7 @@ import trio
 from node.adapters.engine import embedded_model, model_folder
 from node.adapters.engine.command import Launch, environment
 from node.adapters.engine.install import SCRIPTS, EngineInstall, describe
-from node.adapters.engine.model_content import load_format
+from node.adapters.engine.model_content import load_format, local_folder
 from node.adapters.engine.vllm import CORES_KEPT
 from node.core.engine_flags import engine_flags
 from node.core.strategy import Strategy
@@ -28,7 +28,7 @@ from node.core.trial_plan import Failure
 from node.core.workloads import Request
 from node.errors import EngineUnavailable
 from node.ports import Endpoint, LaunchPlan, Machine
-from node.trial_ports import Answered, BenchFacts, BenchWord, Built, Order, Raw
+from node.trial_ports import Answered, BenchFacts, BenchWord, Built, Hear, Order, Raw
 
 IMPORT_DEADLINE = 180.0  # s until vLLM is imported; 10 on an idle core, a minute on a cold disk
 SLACK = 30.0  # s beyond what the script allows itself: it ends its own children first
@@ -100,7 +100,7 @@ class VllmBench:
                     return
         raise EngineUnavailable(f"vLLM was not imported within {IMPORT_DEADLINE:.0f} s")
 
-    async def run(self, order: Order, hear: Callable[[BenchWord], None]) -> None:
+    async def run(self, order: Order, hear: Hear) -> None:
         """Run one engine through its loads. See the port."""
         self._number += 1
         name = str(self._number)
@@ -113,7 +113,7 @@ class VllmBench:
                 if kind == "done":
                     return
                 if (word := _word(kind, body)) is not None:
-                    hear(word)
+                    await hear(word)
         raise EngineUnavailable("the bench hangs: it did not end an engine in time")
 
     async def _tell(self, message: Mapping[str, Any]) -> None:
@@ -216,7 +216,7 @@ async def bench_setup(
     install = await describe(python)
     if plan.model == embedded_model.EMBEDDED:
         await embedded_model.unpack(python, cache, tell=tell)
-    folder = _folder(plan, cache)
+    folder = local_folder(plan, cache)
     kv = plan.kv_cache_bytes
     if folder is not None:
         shape = model_folder.shape(model_folder.check(folder))
@@ -233,14 +233,6 @@ async def bench_setup(
         threads=max(machine.cpu_cores() - CORES_KEPT, 1),
         load_format=load_format(plan.extra_arguments),
     )
-
-
-def _folder(plan: LaunchPlan, cache: Path) -> Path | None:
-    """Return where the model lies; None for one that a hub has."""
-    if plan.model == embedded_model.EMBEDDED:
-        return embedded_model.folder_in(cache)
-    local = plan.model.startswith(("/", "./", "../", "~")) or Path(plan.model).is_dir()
-    return Path(plan.model).expanduser().absolute() if local else None
 
 
 def flags(setup: BenchSetup, strategy: Strategy) -> list[str]:

@@ -66,8 +66,8 @@ class Shelf(Generic[B]):
             verdicts = [_unless_dropped(each, dropped) for each in placed]
         done = tuple(each for each in verdicts if each is not None)
         self._rejected.update(self._counted(each.reason) for each in done if each.standing is Standing.REJECTED)
-        forks, self.facts = self.facts.forks, self._count()
-        if self.facts.forks > forks:
+        quarantined, self.facts = self.facts.quarantined, self._count()
+        if self.facts.quarantined > quarantined:
             proven = [str(each.name) for each in done if each.standing is Standing.FORK]
             log.warning("history.fork", names=proven, via=str(via))
         return done
@@ -220,13 +220,11 @@ class Shelf(Generic[B]):
 
     def _count(self) -> HistoryFacts:
         records, authors, size = self._tables.totals()
-        forks = self._tables.count_forks()
         return HistoryFacts(
             records=records,
             authors=authors,
             bytes=size,
-            forks=forks,
-            quarantined=forks,  # one proof is kept of each author
+            quarantined=self._tables.count_forks(),  # one proof is kept of each author
             rejected=MappingProxyType(dict(self._rejected)),
         )
 

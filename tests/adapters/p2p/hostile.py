@@ -20,12 +20,13 @@ from node.adapters.p2p.host import P2pHost
 from node.adapters.p2p.routing import Namespace, P2pGossip, open_directory, open_gossip
 from node.adapters.store.history import StoredHistory, open_history
 from node.adapters.store.pen import Pen
+from node.clock import wall_us
 from node.core.access import Access
 from node.core.own_records import LIFETIME_US
 from node.core.pull import SLICE
 from node.core.retention import Quota
 from node.hands import SwarmHands, dht_rules
-from node.history import record_rules, wall_us
+from node.history import record_rules
 from node.policies import SwarmPolicies
 from node.ports import PeerStream
 from node.services.serve_peers import PeerLimits
