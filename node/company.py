@@ -206,6 +206,7 @@ class Company:
             "closed": standing.closed or None,
             "standing": round(self._parter.conduct.standing(peer, now), 3),
             "offences": dict(self._parter.conduct.offences(peer)),
+            "quarantined": peer in self.replication.quarantined,
         }
 
     # -- what the services are built of

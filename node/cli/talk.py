@@ -111,6 +111,8 @@ def _standing(peer: dict[str, Any]) -> str:
         words.append(f"not asked now: {peer['closed']}")
     if peer["offences"]:
         words.append(f"standing {peer['standing']:g}: {_counted(peer['offences'])}")
+    if peer["quarantined"]:
+        words.append("in quarantine: its key signed two records of one name")
     return ", ".join(words)
 
 

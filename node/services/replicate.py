@@ -168,6 +168,7 @@ class Replication:
         self._unsaid: deque[bytes] = deque(maxlen=UNSAID)
         self._to_say = trio.Event()
         self._told: deque[tuple[RecordName, bytes]] = deque(maxlen=TOLD)  # forks to be told
+        self.quarantined: Collection[PeerId] = self._intake.quarantined.keys()  # authors known for a fork
         self.key_forked = False  # another machine writes records under our name
         self._heard: OrderedDict[bytes, None] = OrderedDict()
         self._verified, self._by_one = Pace(VERIFIED), Pace(BY_ONE)

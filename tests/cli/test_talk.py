@@ -68,7 +68,10 @@ def test_status_as_json_is_the_node_s_own_document(canned_node: CannedNode, meta
 
 
 def test_peers_are_listed_with_how_far_they_are_and_what_they_serve(canned_node: CannedNode, metainf: Metainf) -> None:
-    good, bad = {"standing": 1.0, "offences": {}}, {"standing": 0.5, "offences": {"fork": 1}}
+    good, bad = (
+        {"standing": 1.0, "offences": {}, "quarantined": False},
+        {"standing": 0.5, "offences": {"bad_gossip": 1}, "quarantined": True},
+    )
     near = {"connected": True, "rtt_ms": 1.5, "load": {"work": 2.0}, "closed": None, "models": [{"name": "tiny"}]}
     away = {"connected": False, "rtt_ms": None, "load": None, "closed": "hung", "models": []}
     listed = {
@@ -80,7 +83,12 @@ def test_peers_are_listed_with_how_far_they_are_and_what_they_serve(canned_node:
     out = metainf("peers")[1]
     for words in ("attic", "connected, 1.5 ms, 2 prompts outstanding", "serves tiny", "not asked now: hung"):
         assert words in out
-    for words in ("standing 0.5: fork 1", "C   parted from for a while: bad_gossip 3", "not believed: bad_signature 3"):
+    for words in (
+        "standing 0.5: bad_gossip 1",
+        "in quarantine: its key",
+        "C   parted from for a while: bad_gossip 3",
+        "not believed: bad_signature 3",
+    ):
         assert words in out
     assert json.loads(metainf("peers", "--json")[1]) == listed
 

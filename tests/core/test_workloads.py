@@ -11,7 +11,7 @@ from node.core.workloads import KINDS, Scale
 
 SCALE = Scale(prefill=256, decode=16)
 # Of every request of SCALE. Another digest is another workload: then VERSION moves, and records no longer mix.
-DIGEST = "c28d90e8e030b829"
+DIGEST = "cd31cff06fa5623f"
 
 
 def test_the_same_scale_gives_the_very_same_requests_on_every_node() -> None:

@@ -301,6 +301,8 @@ async def test_who_gives_one_name_to_two_records_is_quarantined_everywhere_and_t
             # The proof goes to all, so that they take nothing of it either. Nobody is to blame for it as a peer, not
             # even its author: the key may be stolen, and the bodies are replayed by whoever likes.
             await eventually(lambda: stage.honest.history.facts().quarantined == 1)
+            listed = {each["peer_id"]: each["quarantined"] for each in (await stage.victim.told())["peers"]}
+            assert [peer for peer, quarantined in listed.items() if quarantined] == [str(mallory.me)]
             assert stage.victim.rows() == kept
             assert await stage.victim.offences(mallory.me) == await stage.honest.offences(mallory.me) == {}
         assert await stage.honest.standing(stage.victim.host.me) == 1.0
