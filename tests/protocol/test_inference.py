@@ -1,6 +1,7 @@
 """The inference exchange: two ends that agree whatever is said and however it is cut; strangers who say anything."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -114,8 +115,9 @@ class Talk:
 
     def _event(self, move: Move) -> say.Event:
         if move in {Move.ASK, Move.ASK_WHOLE}:
-            ask = self.draw(ASKS.filter(lambda ask: bool(ask.body_size) == (move is Move.ASK)))
-            assert isinstance(ask, say.Ask)
+            drawn = self.draw(ASKS)
+            assert isinstance(drawn, say.Ask)
+            ask = replace(drawn, body_size=max(drawn.body_size, 1) if move is Move.ASK else 0)
             self.body_left, self.data_size = ask.body_size, 0
             return ask
         if move in {Move.BODY, Move.BODY_LAST}:
