@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_trials --out FOLDER        # half an hour on two idle cores; broken off, it goes on
     python -m tests.benchmarks.bench_trials --compare ONE.json OTHER.json
 
-Nine strategies, three workloads, three repetitions of the real vLLM with the embedded model, within fifteen minutes
-each. Arguments after `--` go to the command, which knows what to leave out on a busy machine.
+Nine strategies, three workloads, five repetitions of the real vLLM with the embedded model, within fifteen minutes
+each: on a machine that others share, two of three repetitions may fall into one slow minute. Arguments after `--` go to the command, which knows what to leave out on a busy machine.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 METRICS = ("latency.mean", "ttft.mean", "tpot.mean", "throughput", "stall.p95")
 NEAR = 0.10  # two medians agree when they differ by no more, relative to their mean
 STRATEGIES = 9
+REPETITIONS = 5
 
 
 def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[int, int, float]]:
@@ -64,7 +65,9 @@ def run(out: Path, number: int, extra: list[str]) -> dict[str, Any]:
         started.touch()
         command = [sys.executable, "-m", "node", "profile", "--trials", "--json", "--data-dir", str(out / "node")]
         done = subprocess.run(
-            [*command, "--strategies", str(STRATEGIES), *anew, *extra], stdout=subprocess.PIPE, check=True
+            [*command, "--strategies", str(STRATEGIES), "--repetitions", str(REPETITIONS), *anew, *extra],
+            stdout=subprocess.PIPE,
+            check=True,
         )
         kept.write_bytes(done.stdout)
     return json.loads(kept.read_text())
