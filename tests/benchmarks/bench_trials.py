@@ -4,7 +4,8 @@
     python -m tests.benchmarks.bench_trials --compare ONE.json OTHER.json
 
 Nine strategies, three workloads, five repetitions of the real vLLM with the embedded model, within fifteen minutes
-each: on a machine that others share, two of three repetitions may fall into one slow minute. Arguments after `--` go to the command, which knows what to leave out on a busy machine.
+each: on a machine that others share, two of three repetitions may fall into one slow minute. Arguments after `--` go to
+the command, which knows what to leave out on a busy machine.
 """
 
 import argparse
