@@ -25,3 +25,28 @@ class Setting:
     hardware: wire.Hardware
     benchmark: wire.Benchmark
     engine: wire.Engine
+
+    def composing(
+        self,
+        *,
+        origin: str,
+        strategy: wire.Strategy,
+        workload: wire.Workload,
+        outcome: wire.Outcome,
+        pair: bytes | None = None,
+        context: int | None = None,
+    ) -> Compose:
+        """Return what makes a record of these parts, once it is given a stamp; see `protocol.performance`."""
+        return lambda stamp: wire.Performance(
+            stamp=stamp,
+            origin=origin,
+            model=self.model,
+            hardware=self.hardware,
+            benchmark=self.benchmark,
+            engine=self.engine,
+            strategy=strategy,
+            workload=workload,
+            outcome=outcome,
+            pair=pair,
+            context=context,
+        )

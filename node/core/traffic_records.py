@@ -23,7 +23,6 @@ from node.core.strategy import Strategy
 from node.core.traffic import Window
 from node.core.trial_outcome import Spread, spread
 from protocol import performance as wire
-from protocol.records import Stamp
 
 MILLI: Final = 1000
 PPM: Final = 1_000_000
@@ -52,21 +51,7 @@ def record_of(window: Window, *, strategy: Strategy, setting: Setting, grown: Co
     answers = _counted(window.answers, strategy)
     workload = _workload(window, answers, grown)
     outcome = _outcome(window, answers, workload, strategy, grown)
-
-    def compose(stamp: Stamp) -> wire.Performance:
-        return wire.Performance(
-            stamp=stamp,
-            origin=wire.TRAFFIC,
-            model=setting.model,
-            hardware=setting.hardware,
-            benchmark=setting.benchmark,
-            engine=setting.engine,
-            strategy=configured,
-            workload=workload,
-            outcome=outcome,
-        )
-
-    return compose
+    return setting.composing(origin=wire.TRAFFIC, strategy=configured, workload=workload, outcome=outcome)
 
 
 def rough(value: float, digits: int = DIGITS) -> int:

@@ -12,7 +12,6 @@ from node.core.trial_outcome import Figure
 from node.core.trial_plan import Cell, Plan, pair
 from node.core.workloads import Load, Workload
 from protocol import performance as wire
-from protocol.records import Stamp
 
 MILLI: Final = 1000
 PPM: Final = 1_000_000
@@ -91,23 +90,14 @@ def records_of(
 
 def _compose(plan: Plan, cell: Cell, outcome: wire.Outcome, workload: Workload, setting: Setting) -> Compose:
     together = pair(plan, cell.load)
-
-    def compose(stamp: Stamp) -> wire.Performance:
-        return wire.Performance(
-            stamp=stamp,
-            origin=wire.TRIAL,
-            model=setting.model,
-            hardware=setting.hardware,
-            benchmark=setting.benchmark,
-            engine=setting.engine,
-            strategy=to_wire_strategy(cell.strategy),
-            workload=workload_on_wire(workload),
-            outcome=outcome,
-            pair=together,
-            context=int.from_bytes(together[:CONTEXT_BYTES], "big"),
-        )
-
-    return compose
+    return setting.composing(
+        origin=wire.TRIAL,
+        strategy=to_wire_strategy(cell.strategy),
+        workload=workload_on_wire(workload),
+        outcome=outcome,
+        pair=together,
+        context=int.from_bytes(together[:CONTEXT_BYTES], "big"),
+    )
 
 
 def _median(figures: Mapping[str, Figure], name: str) -> int | None:

@@ -17,21 +17,16 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.adapters.p2p.host import P2pHost
-from node.adapters.p2p.routing import Namespace, P2pGossip, open_directory, open_gossip
+from node.adapters.p2p.routing import P2pGossip, open_gossip
 from node.adapters.store.history import StoredHistory, open_history
 from node.adapters.store.pen import Pen
 from node.clock import wall_us
-from node.core.access import Access
 from node.core.own_records import LIFETIME_US
 from node.core.pull import SLICE
 from node.core.retention import Quota
-from node.hands import SwarmHands, dht_rules
 from node.history import record_rules
-from node.policies import SwarmPolicies
 from node.ports import PeerStream
-from node.services.serve_peers import PeerLimits
 from protocol import limits, wire
-from protocol.addresses import Reach
 from protocol.gossip import Subject, Topic, message_id, pack_records
 from protocol.history import PROTOCOL_ID, SCRIPT, Buckets, Compare, Held, Holdings, List, Page, is_in
 from protocol.ids import PUBLIC_SWARM, Epoch, PeerId
@@ -39,12 +34,12 @@ from protocol.performance import Performance
 from protocol.records import Signed
 from protocol.wire import Value
 from tests.adapters.p2p.hosts import PATIENCE, a_host, eventually, introduce
+from tests.adapters.p2p.whole import TOPICS, a_place
 from tests.fakes.stranger import Stranger, id_of
 from tests.protocol.performance_samples import body, performance
 from tests.sim.node import SimNode
 
 TOPIC = str(Topic(PUBLIC_SWARM, Subject.RECORDS))
-TOPICS = {str(Topic(PUBLIC_SWARM, subject)) for subject in Subject}
 BEGAN = wall_us()
 EPOCH = Epoch(BEGAN - 3600 * limits.SECOND_US)
 
@@ -134,43 +129,17 @@ async def a_whole_node(
     key = Ed25519PrivateKey.from_private_bytes(seed)
     rules = record_rules(PUBLIC_SWARM)
     rules = rules if quota is None else replace(rules, quota=quota)
-    table = {
-        name: Namespace(valid=valid, best=best) for name, (valid, best) in dht_rules(PUBLIC_SWARM, wall_us).items()
-    }
     async with AsyncExitStack() as stack:
         history = await stack.enter_async_context(
             open_history(file, rules, now_us=wall_us, pen=Pen(key, rules, run_us=wall_us()))
         )
         for at in range(0, len(records), limits.BATCH_RECORDS):
             await history.admit(records[at : at + limits.BATCH_RECORDS], via=None)
-        host = await stack.enter_async_context(a_host(seed=seed))
-        gossip = await stack.enter_async_context(open_gossip(host, topics=TOPICS, message_id=message_id))
-        hands = SwarmHands(
-            network=host,
-            gossip=gossip,
-            directory=await stack.enter_async_context(open_directory(host, table)),
-            key=key,
-            epoch=Epoch(wall_us()),
-            interfaces=lambda: ("127.0.0.1",),
-            nearby=None,
-            remembered=(),
-            remember=_forget,
-        )
-        policies = SwarmPolicies(
-            swarm=PUBLIC_SWARM,
-            listen=(),
-            join=(),
-            announce=(),
-            lan=False,
-            bootstrap=False,
-            access=Access(),
-            nearest=Reach.LOOPBACK,
-            limits=PeerLimits(),
-        )
+        place = await stack.enter_async_context(a_place(seed))
         node = SimNode(
             None,
             public_key=key.public_key().public_bytes_raw(),
-            among=(hands, policies),
+            among=place.among,
             luck=lambda: 0.0,
             history=history,  # type: ignore[arg-type]  # on a disk in place of in memory
             clock=wall_us,
@@ -178,12 +147,8 @@ async def a_whole_node(
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(node.live)
         await node.until("ready", within=PATIENCE)
-        yield WholeNode(node=node, host=host, gossip=gossip, history=history, file=file)
+        yield WholeNode(node=node, host=place.host, gossip=place.gossip, history=history, file=file)
         nursery.cancel_scope.cancel()
-
-
-async def _forget(_: object) -> None:
-    await trio.lowlevel.checkpoint()
 
 
 # -- the others

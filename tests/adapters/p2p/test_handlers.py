@@ -7,7 +7,7 @@ real muxer and the descriptors.
 import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -16,18 +16,11 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 
 from node.adapters.p2p.host import P2pHost
-from node.adapters.p2p.routing import Namespace, open_directory, open_gossip
-from node.core.access import Access
-from node.hands import SwarmHands, dht_rules
-from node.policies import SwarmPolicies
-from node.services.serve_peers import PeerLimits
 from protocol import hello, inference, limits, load
-from protocol.addresses import Reach
 from protocol.framing import frame
-from protocol.gossip import Subject, Topic, message_id
-from protocol.ids import PUBLIC_SWARM, Epoch
 from protocol.inference_events import Ask, Body, Cancel, Data, End, encode
 from tests.adapters.p2p.hosts import PATIENCE, a_host, eventually, introduce
+from tests.adapters.p2p.whole import a_place
 from tests.adapters.test_http_server import open_descriptors
 from tests.fakes.engine import FakeEngine
 from tests.fakes.garbage import damaged, vectors
@@ -57,43 +50,13 @@ async def a_whole_node() -> AsyncIterator[tuple[SimNode, P2pHost]]:
     """Run the daemon on real libp2p, over an engine in memory."""
     seed = os.urandom(32)
     key = Ed25519PrivateKey.from_private_bytes(seed)
-    rules = {name: Namespace(valid=valid, best=best) for name, (valid, best) in dht_rules(PUBLIC_SWARM, wall).items()}
-    topics = {str(Topic(PUBLIC_SWARM, subject)) for subject in Subject}
-    async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(a_host(seed=seed))
-        hands = SwarmHands(
-            network=host,
-            gossip=await stack.enter_async_context(open_gossip(host, topics=topics, message_id=message_id)),
-            directory=await stack.enter_async_context(open_directory(host, rules)),
-            key=key,
-            epoch=Epoch(wall()),
-            interfaces=lambda: ("127.0.0.1",),
-            nearby=None,
-            remembered=(),
-            remember=_forget,
-        )
-        policies = SwarmPolicies(
-            swarm=PUBLIC_SWARM,
-            listen=(),
-            join=(),
-            announce=(),
-            lan=False,
-            bootstrap=False,
-            access=Access(),
-            nearest=Reach.LOOPBACK,
-            limits=PeerLimits(),
-        )
+    async with a_place(seed, clock=wall) as place, trio.open_nursery() as nursery:
         engine = FakeEngine(load_time=0.0, tokens=16, token_time=0.001)
-        node = SimNode(engine, public_key=key.public_key().public_bytes_raw(), among=(hands, policies), clock=wall)
-        nursery = await stack.enter_async_context(trio.open_nursery())
+        node = SimNode(engine, public_key=key.public_key().public_bytes_raw(), among=place.among, clock=wall)
         nursery.start_soon(node.live)
         await node.until("engine_state", within=PATIENCE, state="ready")
-        yield node, host
+        yield node, place.host
         nursery.cancel_scope.cancel()
-
-
-async def _forget(_: object) -> None:
-    await trio.lowlevel.checkpoint()
 
 
 async def throw(client: P2pHost, server: P2pHost, protocol: str, data: bytes, luck: random.Random) -> bool:
