@@ -8,7 +8,7 @@ is left out of a sentence, so that a table with few columns yields short texts, 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,11 +147,10 @@ _LEAVES: Final = {part: tuple(column for column, _, _ in clauses) for part, clau
 
 def describe(part: str, row: Mapping[str, Scalar | None]) -> str:
     """Return the sentence for one of PARTS, of what the row knows; "unknown ..." where it knows nothing."""
-    clauses: tuple[_Clause, ...] = _CLAUSES[part]
     said = (
         clause.format(words)
-        for column, say, clause in clauses
-        if (value := row.get(column)) is not None and _known(value) and (words := say(value))
+        for column, say, clause in _CLAUSES[part]
+        if (value := row.get(column)) is not None and _known(value) and (words := say(cast("Any", value)))
     )
     return (", ".join(said) or f"unknown {part}")[:TEXT_CHARS]
 
