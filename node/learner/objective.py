@@ -51,7 +51,7 @@ class Objective:
     """A weighted mix.
 
     Attributes:
-        weights: objective to its weight; they sum to one.
+        weights: objective (or the column of an outcome) to its weight; they sum to one.
         promises: what `slo` is judged by.
     """
 
@@ -72,7 +72,7 @@ class Objective:
             numbers: columns by name, in the tables' units.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            parts = [weight * _COSTS[word](numbers, self.promises) for word, weight in self.weights.items()]
+            parts = [weight * _cost_of(word)(numbers, self.promises) for word, weight in self.weights.items()]
         cost = np.sum(parts, axis=0)
         return np.where(np.isfinite(cost), cost, np.nan)
 
@@ -84,7 +84,7 @@ class Objective:
         """Return the outcomes that must be foretold for it; empty where the table does not support it."""
         needed: list[str] = []
         for word in self.weights:
-            choices = (way for way in _NEEDS[word] if all(map(available, way)))
+            choices = (way for way in _NEEDS.get(word, ((word,),)) if all(map(available, way)))
             if (way := next(choices, None)) is None:
                 return ()
             needed += way
@@ -103,6 +103,11 @@ def parse(words: str, promises: Promises = NO_PROMISE) -> Objective:
     if len(weights) != len(pairs) or not weights or not np.isfinite(total):
         raise InvalidObjective(f"{words!r} names an objective twice, or none")
     return Objective(weights={word: weight / total for word, weight in weights.items()}, promises=promises)
+
+
+def outcome(column: str) -> Objective:
+    """Return what makes one outcome small, as it stands: for forecasts that are no choice (time to first token ...)."""
+    return Objective(weights={column: 1.0})
 
 
 def _pairs(words: str) -> Iterator[tuple[str, float]]:
@@ -179,6 +184,10 @@ def _slo(numbers: Numbers, promises: Promises) -> Floats:
         if limit is not None:
             cost = cost + SLO_PENALTY * np.maximum(np.log(numbers(column) / limit), 0.0)
     return cost
+
+
+def _cost_of(word: str) -> Callable[[Numbers, Promises], Floats]:
+    return _COSTS.get(word, lambda numbers, _: np.log(numbers(word)))
 
 
 _COSTS: Final[Mapping[str, Callable[[Numbers, Promises], Floats]]] = {

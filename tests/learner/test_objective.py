@@ -71,3 +71,10 @@ def test_a_name_reads_back_as_the_same_objective() -> None:
     mixed = objective.parse("latency:0.5,cost:0.5")
     assert objective.parse(mixed.name) == mixed
     assert objective.parse("tail").name == "tail"
+
+
+def test_a_single_outcome_is_made_small_as_it_stands() -> None:
+    ttft = objective.outcome("outcome.output_tokens_per_s")
+    assert np.exp(ttft.of(TABLE)).round(6).tolist() == [200.0, 50.0]
+    assert ttft.targets(TABLE.has) == ("outcome.output_tokens_per_s",)
+    assert objective.outcome("outcome.energy_j").targets(TABLE.has) == ()
