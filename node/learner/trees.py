@@ -114,6 +114,11 @@ def advantage_head(prior: Prior) -> TreesHead:
     return TreesHead(name="advantage", prior=prior, centred=True, growth=ADVANTAGE)
 
 
+def plain_head() -> TreesHead:
+    """Return the head that learns the target from the features alone: where physics is far off, it is not in the way."""
+    return TreesHead(name="plain", prior=None, centred=False, growth=RESIDUAL)
+
+
 def nearness(target: Floats, where: Ints, sharpness: float) -> Floats:
     """Return a weight for each row: 1 for the best of its context, falling with the distance (log-seconds) from it."""
     if sharpness == 0:
