@@ -64,7 +64,8 @@ def prepare(table: Table) -> Table:
     """
     if PREPARED in table.columns:
         return table
-    hands, asked = physics.machine(table), queueing.plan(table)
+    hands = physics.machine(table)
+    asked = queueing.plan(table, hands.copies)
     times = queueing.requests_times(hands, asked)
     columns = _of_load(asked, times) | _of_step(hands, asked, times) | _of_strategy(table) | _here(table, times)
     foretold = {f"{PHYSICS}{item.name}": getattr(times, item.name) for item in fields(times)}
@@ -139,8 +140,8 @@ def _of_step(hands: Machine, asked: Plan, times: Times) -> dict[str, Floats]:
         "attention / reads": np.log(hands.attention_bandwidth / hands.bandwidth),
         "experts touched": np.where(hands.experts > 0, hands.chosen / np.maximum(hands.experts, 1.0), 1.0),
         "devices together": np.log2(hands.devices),
-        "devices paid": np.log2(hands.all_devices),
-        "weights / memory": hands.weight_bytes / hands.devices / hands.memory_bytes,
+        "copies": np.log2(hands.copies),
+        "weights / memory": hands.weight_bytes / hands.holders / hands.memory_bytes,
         "prompt past the ridge": np.log(2 * asked.uncached * hands.bandwidth / hands.flops),
     }
 

@@ -47,8 +47,10 @@ SOME_FLOPS: Final = 50e12
 SOME_LINK: Final = 16e9
 SOME_MEMORY: Final = 24e9
 SOME_TDP_WATTS: Final = 300.0
+SPLIT_BY_LAYERS: Final = frozenset({"llama.cpp", "llamacpp", "ollama"})
 MEMORY_SHARE: Final = 0.9  # of a device's memory that engines use
 ACTIVATION_SHARE: Final = 0.02
+LEAST_CACHE_SHARE: Final = 0.04
 SOME_ACCEPTANCE: Final = 0.4  # of proposed tokens
 BYTES_OF_ACTIVATIONS: Final = 2.0
 ALLREDUCE_SMALL: Final = 64 * 1024.0
@@ -62,6 +64,7 @@ class Machine:
     Attributes:
         layers, hidden: of the model. query_width: heads x head dimension.
         devices: that work for one request together (tensor parallel). all_devices: that are paid for.
+        copies: of the model, each with its share of the requests. holders: devices that hold one copy.
         active: parameters that a token passes through. weight_bytes: of all parameters; expert_bytes: of those experts.
         experts, chosen: in a layer, and of them for a token; 0 where there are none.
         kv_bytes: of a token, over all devices.
@@ -75,6 +78,8 @@ class Machine:
     query_width: Floats
     devices: Floats
     all_devices: Floats
+    copies: Floats
+    holders: Floats
     active: Floats
     weight_bytes: Floats
     expert_bytes: Floats
@@ -132,8 +137,12 @@ class Machine:
         return self.step_s(nothing, nothing, nothing, tokens, prompt)
 
     def kv_tokens(self) -> Floats:
-        """Return how many tokens of KV cache fit beside the weights, at least one."""
-        room = self.memory_bytes * self.devices * (MEMORY_SHARE - ACTIVATION_SHARE) - self.weight_bytes
+        """Return how many tokens of KV cache fit beside the weights.
+
+        Never nothing: a row is asked about because it runs, so a figure of weights or memory is wrong then.
+        """
+        memory = self.memory_bytes * self.holders
+        room = np.maximum(memory * (MEMORY_SHARE - ACTIVATION_SHARE) - self.weight_bytes, LEAST_CACHE_SHARE * memory)
         return np.maximum(room / np.maximum(self.kv_bytes, 1.0), 1.0)
 
 
@@ -156,9 +165,12 @@ def machine(table: Table) -> Machine:
     # active = dense + share x expert and parameters = dense + expert, solved for expert
     expert = np.where(sparse & (share < 1), (parameters - active) / np.maximum(1 - share, 1e-9), 0.0)
     bandwidth = _bandwidth(table, size)
+    stages = known(numbers("strategy.pipeline_parallel"), 1.0)
+    holders = np.where(in_turn(table), all_devices, np.minimum(devices * stages, all_devices))
     small, large = _allreduce(table, devices)
     return Machine(
-        layers=layers, hidden=hidden, query_width=width, devices=devices, all_devices=all_devices, active=active,
+        layers=layers, hidden=hidden, query_width=width, devices=devices, all_devices=all_devices,
+        copies=all_devices / holders, holders=holders, active=active,
         weight_bytes=weights, expert_bytes=np.minimum(expert, parameters) * weights / parameters,
         experts=experts, chosen=chosen, kv_bytes=_kv_bytes(table, layers, hidden),
         bandwidth=bandwidth, attention_bandwidth=known(numbers("hardware.measured_attention_bytes_per_s"), bandwidth),
@@ -202,8 +214,16 @@ def _devices(table: Table) -> tuple[Floats, Floats]:
     parallel = table.numbers("strategy.tensor_parallel")
     stages = known(table.numbers("strategy.pipeline_parallel"), 1.0)
     paid = known(table.numbers("strategy.devices"), count, parallel * stages, 1.0)
-    together = known(parallel, paid / stages)
-    return np.maximum(np.minimum(together, np.maximum(paid, 1.0)), 1.0), np.maximum(paid, 1.0)
+    together = np.maximum(np.minimum(known(parallel, paid / stages), paid), 1.0)
+    return np.where(in_turn(table), 1.0, together), np.maximum(paid, 1.0)
+
+
+def in_turn(table: Table) -> NDArray[np.bool_]:
+    """Tell which rows give each device some layers, so that one works while the others wait: more memory, no speed.
+
+    llama.cpp splits so unless it is told otherwise.
+    """
+    return np.array([str(word).lower() in SPLIT_BY_LAYERS for word in table.words("strategy.engine")], dtype=np.bool_)
 
 
 def _bandwidth(table: Table, size: Floats) -> Floats:

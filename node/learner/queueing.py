@@ -100,14 +100,19 @@ class Times:
     kv_share: Floats
 
 
-def plan(table: Table) -> Plan:
-    """Read workload and strategy of each row; what is unknown is the engine's default."""
+def plan(table: Table, copies: Floats | float = 1.0) -> Plan:
+    """Read workload and strategy of each row; what is unknown is the engine's default.
+
+    Args:
+        copies: of the model, among which requests are shared evenly: the plan is that of one.
+    """
     numbers = table.numbers
     prompt = np.maximum(known(numbers("workload.prompt_tokens"), SOME_PROMPT), 1.0)
     output = np.maximum(known(numbers("workload.output_tokens"), SOME_OUTPUT), 1.0)
-    clients, rate = numbers("workload.concurrency"), numbers("workload.requests_per_s")
+    clients, rate = numbers("workload.concurrency") / copies, numbers("workload.requests_per_s") / copies
+    clients = np.maximum(clients, 1.0)  # NaN stays
     clients = np.where(np.isnan(clients) & np.isnan(rate), 1.0, clients)
-    requests = known(numbers("workload.requests"), np.maximum(known(4 * clients, 0.0), RUN_REQUESTS))
+    requests = known(numbers("workload.requests") / copies, np.maximum(known(4 * clients, 0.0), RUN_REQUESTS))
     prefix = known(numbers("strategy.prefix_caching"), 0.0) == 1
     proposed = known(numbers("strategy.speculative_tokens"), 0.0)
     accepted = known(numbers("workload.draft_acceptance"), physics.SOME_ACCEPTANCE)
@@ -118,7 +123,7 @@ def plan(table: Table) -> Plan:
         clients=clients,
         rate=rate,
         requests=np.maximum(requests, 1.0),
-        seats=np.maximum(known(numbers("strategy.max_num_seqs"), SOME_SEATS), 1.0),
+        seats=np.maximum(known(numbers("strategy.max_num_seqs"), clients, SOME_SEATS), 1.0),
         budget=np.maximum(known(numbers("strategy.max_num_batched_tokens"), SOME_BUDGET), 1.0),
         chunked=known(numbers("strategy.chunked_prefill"), 1.0) == 1,
         static=table.words("strategy.batching") == "static",
@@ -130,7 +135,8 @@ def plan(table: Table) -> Plan:
 
 def times(table: Table) -> Times:
     """Return what physics foretells of each row of a table."""
-    return requests_times(physics.machine(table), plan(table))
+    hands = physics.machine(table)
+    return requests_times(hands, plan(table, hands.copies))
 
 
 def requests_times(hands: Machine, asked: Plan) -> Times:
@@ -143,14 +149,18 @@ def requests_times(hands: Machine, asked: Plan) -> Times:
     done = np.maximum(run.done, 0.5)
     decoding, before = run.area_decode / done, run.area_before / done + hashing
     nothing = np.zeros_like(fits)
-    rate = np.where(np.isnan(asked.clients), np.minimum(known(asked.rate, 1.0), done / run.time), done / run.time)
+    each = np.where(np.isnan(asked.clients), np.minimum(known(asked.rate, 1.0), done / run.time), done / run.time)
+    rate = each * hands.copies
     batch = np.maximum(run.area_engine / run.time, 1.0)
     alone = hands.prefill_s(asked.uncached, asked.prompt - asked.uncached / 2)
     decode = hands.step_s(batch, asked.proposed + 1, asked.prompt + asked.output / 2, nothing, nothing)
     watts = hands.tdp_watts * (POWER_IDLE + POWER_PER_DOUBLING * np.log2(batch))
-    seconds = hands.all_devices / rate
+    latency = before + decoding
+    # Of a closed load by Little's law, as tables have it: what a run's end leaves idle is not counted.
+    shared = hands.all_devices * latency / known(asked.clients, 1.0) / hands.copies
+    seconds = np.where(np.isnan(asked.clients), hands.all_devices / rate, shared)
     return Times(
-        latency=before + decoding,
+        latency=latency,
         latency_p95=WAIT_TAIL * before + TAIL * decoding,
         ttft=before,
         ttft_p95=WAIT_TAIL * before,
@@ -205,7 +215,7 @@ class _Run:
         )
         beside = np.where(self.whole, 0.0, decoding)
         mixed = hands.step_s(beside, width, self.context, chunk, self.looks_back)
-        plain = hands.step_s(decoding, width, self.context, nothing, nothing)
+        plain = hands.step_s(np.maximum(decoding, 1.0), width, self.context, nothing, nothing)  # no step is for none
         capacity = chunk / asked.uncached / mixed  # prompts a second while there are any
         span = self._span(capacity, plain)
         coming = np.where(self.closed, 0.0, np.minimum(self.rate * span, self.requests - self.arrived))

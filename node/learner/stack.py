@@ -21,7 +21,8 @@ from node.learner.novelty import Seen
 from node.learner.table import Column, Floats, Ints, Table
 
 ROUNDS: Final = 20  # of the greedy selection: weights are multiples of 5 %
-WORST_REGRET: Final = 1.0  # beyond it a choice is just bad: outliers must not set the weights
+WORST_REGRET: Final = 2.0  # beyond it a choice is just bad: outliers must not set the weights
+WORST_ERROR: Final = 1.0  # log-seconds: beyond a factor e an error is just bad
 NEAR: Final = 0.01  # a choice so close to the best is as good
 NEAR_VALUE: Final = 0.05  # regret that being within it is worth
 LEAST_ROWS: Final = 60  # below it nothing is left out: heads count alike
@@ -179,7 +180,9 @@ def _level_loss(table: Table, target: Floats, left: LeftOutPredictions) -> Calla
     where = _places(table, left)
     heights = np.stack([context_mean(row, where) for row in left.foretold])
     truth = context_mean(target[left.rows], where)
-    return lambda weights: float(np.mean(np.abs(weights @ heights - truth)))
+    voice = 1.0 / np.bincount(left.fold)[left.fold]  # each group has one: the largest must not set the weights
+    share = voice / voice.sum()
+    return lambda weights: float(share @ np.minimum(np.abs(weights @ heights - truth), WORST_ERROR))
 
 
 def _choice_loss(table: Table, target: Floats, left: LeftOutPredictions) -> Callable[[Floats], float]:
