@@ -19,11 +19,11 @@ def learn() -> None:
 @click.option("--table", "table_file", required=True, type=click.Path(dir_okay=False, exists=True, path_type=Path),
               help="Observations to judge on: Parquet or JSON Lines.")  # fmt: skip
 @click.option("--train", "train_file", type=click.Path(dir_okay=False, exists=True, path_type=Path),
-              help="Learn from this table instead of from the rest of the other; --group then only splits the report.")  # fmt: skip
+              help="Learn from this table, not from the rest of the other; --group then only splits.")  # fmt: skip
 @click.option("--group", required=True, metavar="COLUMN", help="Left out together: hardware.family, model.name, ...")
 @click.option("--objective", default="latency", show_default=True, metavar="WORDS",
               help="latency, tail, throughput, cost, energy, slo, or a mix: latency:0.5,cost:0.5.")  # fmt: skip
-@click.option("--methods", default=ALL_METHODS, show_default=True, metavar="NAMES", help="Which to judge, with commas.")
+@click.option("--methods", default=ALL_METHODS, show_default=True, metavar="NAMES", help="Which, with commas.")
 @click.option("--seed", default=0, show_default=True, help="Of all luck.")
 @click.option("--fresh", is_flag=True, help="Judge anew what was judged before: finished folds are kept otherwise.")
 @data_dir_option

@@ -43,7 +43,7 @@ class Default:
 
     name: str = "default"
 
-    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:  # noqa: ARG002
+    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:
         """Learn nothing."""
         return _Scored(score=lambda judged: np.where(judged.is_default, 0.0, 1.0))
 
@@ -54,7 +54,7 @@ class Random:
 
     name: str = "random"
 
-    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:  # noqa: ARG002
+    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:
         """Learn nothing."""
         return _Scored(score=lambda judged: rng.random(judged.rows))
 
@@ -65,7 +65,7 @@ class SingleBest:
 
     name: str = "single_best"
 
-    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:  # noqa: ARG002
+    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:
         """Learn a mean for each strategy."""
         means = strategy_means(table.choice_names, centre(target, table.context_index))
         return _Scored(score=lambda judged: _look_up(means, judged.choice_names))
@@ -77,14 +77,14 @@ class Isac:
 
     name: str = "isac"
 
-    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:  # noqa: ARG002
+    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:
         """Cluster, and learn a mean for each strategy of each cluster."""
         from sklearn.cluster import KMeans  # noqa: PLC0415 -- a second
 
         places = _Places.of(table)
-        points, first = places.contexts(table)
-        clusters = KMeans(min(CLUSTERS, len(points)), n_init=4, random_state=int(rng.integers(SEED_END))).fit(points)
-        of_row = clusters.labels_[table.context_index]
+        points, _ = places.contexts(table)
+        clusters = KMeans(min(CLUSTERS, len(points)), random_state=int(rng.integers(SEED_END))).fit(points)
+        of_row = np.asarray(clusters.labels_)[table.context_index]
         gains, names = centre(target, table.context_index), table.choice_names
         everywhere = strategy_means(names, gains)
         local = {n: strategy_means(names[of_row == n], gains[of_row == n], everywhere) for n in set(of_row)}
@@ -103,7 +103,7 @@ class Nearest:
 
     name: str = "nearest"
 
-    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:  # noqa: ARG002
+    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:
         """Remember every context."""
         grid = _Grid.of(table, centre(target, table.context_index))
         return _Scored(score=lambda judged: _vote(grid, judged))
@@ -115,7 +115,7 @@ class Alors:
 
     name: str = "alors"
 
-    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:  # noqa: ARG002
+    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:
         """Factor the matrix (gaps filled with each strategy's mean), and learn the factors from contexts."""
         from sklearn.ensemble import RandomForestRegressor  # noqa: PLC0415 -- a second
 
@@ -128,7 +128,7 @@ class Alors:
         forest = RandomForestRegressor(100, min_samples_leaf=2, random_state=seed, n_jobs=1).fit(grid.points, factors)
 
         def score(judged: Table) -> Floats:
-            points, first = grid.places.contexts(judged)
+            points, _ = grid.places.contexts(judged)
             foretold = np.asarray(forest.predict(points)).reshape(len(points), -1)
             return grid.pick(foretold @ right[:rank] + grid.means, judged)
 
@@ -147,7 +147,12 @@ class RandomForest:
 
         plain = Plain.of(table)
         forest = RandomForestRegressor(
-            TREES, min_samples_leaf=2, max_features=0.4, max_samples=0.7, n_jobs=1, random_state=int(rng.integers(SEED_END))
+            TREES,
+            min_samples_leaf=2,
+            max_features=0.4,
+            max_samples=0.7,
+            n_jobs=1,
+            random_state=int(rng.integers(SEED_END)),
         ).fit(_without_gaps(plain.matrix(table)), target, sample_weight=weight)
         return _Scored(score=lambda judged: np.asarray(forest.predict(_without_gaps(plain.matrix(judged)))))
 
@@ -220,8 +225,8 @@ class _Places:
         rooms = ("model.", "hardware.", "workload.")
         names = tuple(n for n, c in table.columns.items() if n.startswith(rooms) and c.dtype != object)
         raw = _logs(table, names)
-        known = ~np.isnan(raw).all(axis=0)
-        names = tuple(name for name, there in zip(names, known, strict=True) if there)
+        known: Column = np.asarray(~np.isnan(raw).all(axis=0))
+        names = tuple(name for name, there in zip(names, known.tolist(), strict=True) if there)
         raw = raw[:, known]
         return _Places(names=names, middle=np.nanmean(raw, axis=0), width=np.nanstd(raw, axis=0) + 1e-9)
 

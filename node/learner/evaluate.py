@@ -1,4 +1,4 @@
-"""Leave-group-out evaluation: every method learns without a group, chooses in each of its contexts, and is judged there.
+"""Leave-group-out evaluation: every method learns without a group, then chooses in its contexts, and is judged there.
 
 Knows heads, tables and objectives; knows no file, clock or screen: `clock` and `kept` (a place for finished folds, so
 that a long evaluation can be resumed) are handed in. A fold's result is plain data, a figure for each context.
@@ -19,7 +19,7 @@ from node.learner.head import Head, Prediction
 from node.learner.objective import Objective
 from node.learner.prior import Prior
 from node.learner.stack import Choices, FittedStack
-from node.learner.table import Column, Floats, Ints, Table
+from node.learner.table import Floats, Ints, Table
 
 Fold: TypeAlias = dict[str, Any]  # of one method: lists with an entry for each context, and seconds
 Maker: TypeAlias = Callable[[Prior], Head]  # heads are made for a prior
@@ -27,7 +27,8 @@ Maker: TypeAlias = Callable[[Prior], Head]  # heads are made for a prior
 ORACLE: Final = "oracle"
 DEFAULT: Final = "default"
 RECIPE: Final = 2  # raised when methods or figures change: folds kept before are no longer theirs
-# Half an interval of a factor 4 either way is no prediction: the safe default is taken then.
+# An interval of a factor 4 either way is no prediction: the safe default is taken then, unless all are so wide that
+# this one stands out by nothing (ranks still hold where milliseconds do not).
 WIDEST: Final = float(np.log(4.0))
 EQUAL: Final = 1e-9
 WITHIN: Final = float(np.log(1.01))
@@ -92,36 +93,20 @@ def evaluate(
         raise NothingToJudge(f"{task.group} has one value only: leaving it out leaves nothing to learn from")
     folds: dict[str, dict[str, Fold]] = {name: {} for name in names}
     for method, maker in task.methods.items():
-        if train is not None:
-            _judge_at_once(_Job(method, maker, task, clock), train, (table, cost), labels, folds, store, digest, progress)
-            continue
+        once: _Learnt | None = None
         for name in names:
-            key = f"{digest}:{method}:{name}"
+            key, own = f"{digest}:{method}:{name}", labels == name
             if key not in store:
-                out = labels == name
-                learnt = (table.take(~out), cost[~out])
-                fitted = _Job(method, maker, task, clock).fit(learnt, name)
-                store[key] = fitted.judge(table.take(out), cost[out])
+                job = _Job(method, maker, task, clock)
+                if train is None:
+                    fitted = job.fit((table.take(~own), cost[~own]), name)
+                else:
+                    fitted = once = once or job.fit(train, "")
+                store[key] = fitted.judge(table.take(own), cost[own])
             folds[name][method] = store[key]
             if progress is not None:
-                progress(f"{method} without {name}")
+                progress(f"{method} without {name}" if train is None else f"{method} on {name}")
     return Judged(folds=folds, has_default=bool(table.is_default.any()))
-
-
-def _judge_at_once(job: "_Job", train: tuple[Table, Floats], judged: tuple[Table, Floats], labels: Column,
-                   folds: dict[str, dict[str, Fold]], store: MutableMapping[str, Fold], digest: str,
-                   progress: Callable[[str], None] | None) -> None:  # fmt: skip
-    table, cost = judged
-    fitted: _Learnt | None = None
-    for name in folds:
-        key = f"{digest}:{job.method}:{name}"
-        if key not in store:
-            fitted = fitted or job.fit(train, "")
-            own = labels == name
-            store[key] = fitted.judge(table.take(own), cost[own])
-        folds[name][job.method] = store[key]
-        if progress is not None:
-            progress(f"{job.method} on {name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +149,8 @@ class _Learnt:
         if isinstance(self.fitted, FittedStack):
             half = self.fitted.half_width(blind, foretold)
             score = np.where(table.is_default, score - self.fitted.margin, score)
-            silent = _by_context(half, table.context_index) > WIDEST
+            usual = self.fitted.calibration.widest if self.fitted.calibration is not None else WIDEST
+            silent = _by_context(half, table.context_index) > max(WIDEST, usual)
             safe = np.where(table.is_default, 0.0, 1.0)
             if not table.is_default.any():
                 safe = self.safe.predict(blind).mean
@@ -234,7 +220,8 @@ def _digest(task: Task) -> str:
             digest.update(table.contexts.tobytes())
             for name in sorted(table.columns):
                 column = table.columns[name]
-                digest.update(name.encode() + (repr(column.tolist()).encode() if column.dtype == object else column.tobytes()))
+                words = column.dtype == object
+                digest.update(name.encode() + (repr(column.tolist()).encode() if words else column.tobytes()))
     return digest.hexdigest()[:24]
 
 

@@ -1,4 +1,4 @@
-"""Numbers that transfer: each row as ratios without a unit, most of them out of physics, and as how it differs in context.
+"""Numbers that transfer: each row as ratios without a unit, most out of physics, and as how it differs in context.
 
 Knows the table and what physics foretells; sees no outcome. No raw figure of a GPU goes in: trees extrapolate those
 badly to hardware that nobody measured, while "1.3 times past the ridge" means the same on all. What a feature is in its
@@ -93,6 +93,14 @@ def context_mean(values: Floats, contexts: Ints, weight: Floats | None = None) -
     counted = np.where(there, 1.0 if weight is None else weight, 0.0)
     sums = np.bincount(contexts, weights=np.where(there, values, 0.0) * counted)
     return (sums / np.maximum(np.bincount(contexts, weights=counted), 1e-300))[contexts]
+
+
+def context_median(values: Floats, contexts: Ints) -> Floats:
+    """Return for each row the (lower) median of its context; no value may be NaN."""
+    order = np.lexsort((values, contexts))
+    counts = np.bincount(contexts)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return values[order][starts + np.maximum(counts - 1, 0) // 2][contexts]
 
 
 def _of_load(asked: Plan, times: Times) -> dict[str, Floats]:

@@ -41,7 +41,9 @@ class Head(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called."""
+        ...
 
     def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:
         """Learn from rows.

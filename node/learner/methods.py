@@ -12,14 +12,14 @@ from node.learner.evaluate import Maker
 from node.learner.head import Head
 from node.learner.prior import PhysicsHead, Prior
 from node.learner.stack import StackHead
-from node.learner.trees import advantage_head, plain_head, residual_head
+from node.learner.trees import advantage_head, coarse_head, plain_head, residual_head
 
 OURS: Final = "ours"
 REPLICA: Final = "metainf_replica"
 ORACLE: Final = "oracle"
 NAMES: Final = (
-    OURS, REPLICA, "gradient_boosting", "random_forest", "isac", "alors", "nearest", "physics", "single_best", "default",
-    "random", ORACLE,
+    OURS, REPLICA, "gradient_boosting", "random_forest", "isac", "alors", "nearest", "physics", "single_best",
+    "default", "random", ORACLE,
 )  # fmt: skip
 _CLASSICS: Final[dict[str, Callable[[], Head]]] = {
     "gradient_boosting": GradientBoosting,
@@ -35,7 +35,14 @@ _CLASSICS: Final[dict[str, Callable[[], Head]]] = {
 
 def our_heads(prior: Prior) -> list[Head]:
     """Return the heads that may count in our stack."""
-    return [PhysicsHead(prior=prior), advantage_head(prior), residual_head(prior), plain_head()]
+    return [
+        PhysicsHead(prior=prior),
+        advantage_head(prior),
+        residual_head(prior),
+        coarse_head(prior),
+        plain_head(),
+        GradientBoosting(),
+    ]
 
 
 def ours(prior: Prior) -> Head:

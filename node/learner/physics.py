@@ -11,7 +11,7 @@ Theory. A decoder-only transformer with N active parameters does 2N operations f
     attention = cached tokens x KV bytes / attention bandwidth (decode) + 4 x q x p^2/2 x layers / flops (prefill)
     links = 2 all-reduces a layer of m x hidden x 2 bytes
 
-where |...| is the P-norm with p = NORM: p = 1 would add what in truth overlaps, p = infinity would be the pure roofline.
+where |...| is the p-norm with p = NORM: 1 would add what in truth overlaps, infinity would be the pure roofline.
 Decode (m = running requests) is bound by reads, prefill (m = prompt tokens) by operations: hence batching, hence
 chunking's price, hence that speculation is free while m (k + 1) stays left of the ridge.
 Sources: Williams et al., "Roofline" (2009); Pope et al., "Efficiently scaling transformer inference" (2022);
@@ -189,7 +189,7 @@ def known(first: Floats, *others: "Floats | float") -> Floats:
 
 
 def weight_size(table: Table) -> Floats:
-    """Return the bytes of a parameter: as the strategy quantizes it, else as the engine's precision or the model says."""
+    """Return the bytes of a parameter: as the strategy quantizes it, else by the engine's precision or the model."""
     sizes = np.full(table.rows, 2.0)
     for column in ("model.weight_dtype", "strategy.precision", "strategy.weight_quantization"):  # the last word counts
         words = table.words(column)

@@ -1,4 +1,4 @@
-"""What physics says of an outcome or an objective, as a logarithm: what heads correct, and all there is without records.
+"""What physics says of an outcome or an objective, as a logarithm: what heads correct, and all there is at first.
 
 Knows which figure of physics stands for which outcome; knows no head.
 """

@@ -7,15 +7,16 @@ Theory: a fluid limit of the engine's scheduler. Requests are a fluid in four ta
 of its prefill, d1 and d2 decode (two, so that lengths spread by 0.7 of their mean, as those of real traffic do). Of
 p > 0 every step takes as many tokens of prompts as the budget leaves beside one for each request in decode:
 
-    chunked     a step over d requests and c prompt tokens takes t(d, c); prompts pass at c / (u t), answers at d E / (S t)
+    chunked     a step over d requests and c prompt tokens takes t(d, c); prompts pass at c / (u t),
+                answers at d E / (S t)
     whole       prompts first: while p > 0 whole prompts are run and nobody decodes
     static      as whole, and seats are given anew only when all are free
 
 u: tokens of prompt that the prefix cache has not. S: output tokens. E: what a step of speculation yields. A closed load
 starts with all clients at once and refills q with what leaves; an open one fills it at its rate; both end after the
 run's requests, and what is left drains. With areas under the tanks Little's law gives means, at the start and end of a
-run too: latency = integral of (q + p + d) / requests. It is stepped in WAVES slices, exactly within one where rates stay
-as they are, so that no slice is too long.
+run too: latency = integral of (q + p + d) / requests. Within a slice of time rates stay as they are and the tanks are
+solved exactly, so that no slice is too long to be stable.
 """
 
 from dataclasses import dataclass
@@ -229,7 +230,9 @@ class _Run:
         self.mixed = np.maximum(self.mixed, np.where(active > 0, mixed, 0.0))
         backlog = np.where(self.whole, np.maximum(self.prefill / capacity, mixed), mixed)
         seen = 1 - np.exp(-active * span * self.steps / np.maximum(span, self.steps * plain) * 3)
-        self.stall = np.maximum(self.stall, plain + seen * np.maximum(backlog + np.where(self.whole, plain, 0) - plain, 0))
+        self.stall = np.maximum(
+            self.stall, plain + seen * np.maximum(backlog + np.where(self.whole, plain, 0) - plain, 0)
+        )
 
     def _take_seats(self) -> None:
         inside = self.prefill + self.first + self.second
@@ -238,7 +241,7 @@ class _Run:
         self.queue, self.prefill = self.queue - seated, self.prefill + seated
 
     def _span(self, capacity: Floats, plain: Floats) -> Floats:
-        """Return how long the slice of each row is: arrivals in even shares, the rest by how fast the tanks turn over."""
+        """Return how long each row's slice is: arrivals in even shares, the rest by how fast the tanks turn over."""
         inside = self.prefill + self.first + self.second
         turn = TURNOVER * self.steps * plain + np.minimum(self.prefill, inside * TURNOVER) / capacity
         arrivals = self.requests / WAVES / np.maximum(self.rate, 1e-30)

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from node.learner.evaluate import DEFAULT, HARM, ORACLE, WITHIN, EQUAL, Fold, Judged, merged, oracle
+from node.learner.evaluate import DEFAULT, EQUAL, HARM, ORACLE, WITHIN, Fold, Judged, merged, oracle
 
 FIGURES: Final = (
     "accuracy_1pct", "accuracy_strict", "regret_mean", "regret_p95", "speedup_over_default", "oracle_gain_share",
-    "worse_than_default_2pct", "error_median", "coverage_90", "interval_log_width", "abstained", "train_s", "predict_us",
+    "worse_than_default_2pct", "error_median", "coverage_90", "interval_log_width", "abstained", "train_s",
+    "predict_us",
 )  # fmt: skip
 # Beyond the contract: coverage of those too of whom nothing was said, and the standard error of the mean regret.
 MORE: Final = ("coverage_90_all", "regret_se")

@@ -229,7 +229,7 @@ def _calibrate(
 
 
 def _places(table: Table, left: LeftOutPredictions) -> Ints:
-    """Number the contexts of left-out rows: a context left out in two ways is two."""
+    """Return numbers of the contexts of left-out rows: a context left out in two ways is two."""
     contexts = int(table.context_index.max(initial=0)) + 1
     return np.unique(left.fold * contexts + table.context_index[left.rows], return_inverse=True)[1].astype(np.int64)
 

@@ -1,9 +1,10 @@
 """Boosted trees on what physics leaves over: the residual head foretells times, the advantage head which row is best.
 
 Knows features, priors and LightGBM; knows no stack. The residual head learns log(outcome / physics). The advantage head
-learns that less its mean in the context: what all strategies of a context have in common (a slow host, a driver, a wrong
-data sheet) cannot drown what parts them. It looks hardest at the rows near the best of their context: how bad the worst
-strategy is matters to nobody.
+learns that less its mean in the context: what all strategies of a context have in common (a slow host, a driver, a
+wrong data sheet) cannot drown what parts them. It looks hardest at the rows near the best of their context: how bad the
+worst strategy is matters to nobody. The coarse head is a residual head too small to learn machines by heart: where a
+new one is like none before (another vendor's), it errs less.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from node.learner.features import Vocabulary, centre, context_mean, see
+from node.learner.features import Vocabulary, centre, see
 from node.learner.head import Prediction
 from node.learner.prior import Prior
 from node.learner.table import Floats, Ints, Table
@@ -43,6 +44,7 @@ class Growth:
     bags: int = 2
 
 
+COARSE: Final = Growth(rounds=80, leaves=7, least_rows=60, huber=0.3, near=0.0, bags=1)
 RESIDUAL: Final = Growth(huber=0.3, near=0.0, bags=1)
 ADVANTAGE: Final = Growth()
 
@@ -92,7 +94,7 @@ class TreesHead:
         rest = target if self.prior is None else target - self.prior.log_cost(table)
         counted = weight * nearness(target, where, self.growth.near)
         if self.centred:
-            rest = centre(rest, where)
+            rest = centre(rest, where, nearness(target, where, self.growth.near))
             counted = counted * (np.bincount(where)[where] > 1)  # alone in its context a row tells of no advantage
         vocabulary = Vocabulary(table)
         seen = see(table, vocabulary)
@@ -109,13 +111,18 @@ def residual_head(prior: Prior) -> TreesHead:
     return TreesHead(name="residual", prior=prior, centred=False, growth=RESIDUAL)
 
 
+def coarse_head(prior: Prior) -> TreesHead:
+    """Return the head that corrects physics with few and simple rules."""
+    return TreesHead(name="coarse", prior=prior, centred=False, growth=COARSE)
+
+
 def advantage_head(prior: Prior) -> TreesHead:
     """Return the head that foretells which row of a context is best."""
     return TreesHead(name="advantage", prior=prior, centred=True, growth=ADVANTAGE)
 
 
 def plain_head() -> TreesHead:
-    """Return the head that learns the target from the features alone: where physics is far off, it is not in the way."""
+    """Return the head that learns the target from features alone: where physics is far off, it is not in the way."""
     return TreesHead(name="plain", prior=None, centred=False, growth=RESIDUAL)
 
 
@@ -148,9 +155,3 @@ def align(names: tuple[str, ...], matrix: Floats, wanted: tuple[str, ...]) -> Fl
     at = {name: number for number, name in enumerate(names)}
     absent = np.full(len(matrix), np.nan)
     return np.column_stack([matrix[:, at[name]] if name in at else absent for name in wanted])
-
-
-def level_and_advantage(mean: Floats, where: Ints) -> tuple[Floats, Floats]:
-    """Part a prediction into what its context has in common and what parts its rows: their sum is the prediction."""
-    level = context_mean(mean, where)
-    return level, mean - level

@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -17,9 +19,9 @@ VLLM = {"strategy.chunked_prefill": True, "strategy.prefix_caching": False}
 ROW = LLAMA_8B | H100 | CHAT | VLLM
 
 
-def foretell(*rows: dict[str, object]) -> queueing.Times:
+def foretell(*rows: Mapping[str, object]) -> queueing.Times:
     # Contexts apart, so that equal rows are not merged.
-    return queueing.times(Table.of_rows([row | {"context": number} for number, row in enumerate(rows)]))
+    return queueing.times(Table.of_rows([{**row, "context": number} for number, row in enumerate(rows)]))
 
 
 def test_one_request_decodes_at_the_speed_at_which_its_weights_are_read() -> None:
@@ -93,7 +95,9 @@ def test_fewer_seats_than_clients_make_requests_wait_and_past_capacity_an_open_l
     crowd = ROW | {"workload.concurrency": 64, "workload.requests": 640}
     closed = foretell(crowd, crowd | {"strategy.max_num_seqs": 4})
     open_load = {key: value for key, value in ROW.items() if key != "workload.concurrency"}
-    opened = foretell(*(open_load | {"workload.requests_per_s": rate, "workload.requests": 200} for rate in (0.1, 1, 500)))
+    opened = foretell(
+        *(open_load | {"workload.requests_per_s": rate, "workload.requests": 200} for rate in (0.1, 1, 500))
+    )
 
     assert closed.ttft[1] > 3 * closed.ttft[0]
     assert opened.latency[0] < 1.2 * foretell(ROW).latency[0]
