@@ -57,7 +57,10 @@ def evaluate_tables(asked: Asked, *, as_json: bool) -> int:
     table = read(asked.table)
     train = None if asked.train is None else read(asked.train)
     makers = {name: maker for name in names if (maker := named.maker(name, _replica)) is not None}
-    task = Task(table=table, train=train, group=asked.group, objective=objective, methods=makers, seed=asked.seed)
+    task = Task(
+        table=table, train=train, group=asked.group, objective=objective, methods=makers, seed=asked.seed,
+        recipe=_recipe(),
+    )  # fmt: skip
     supported = all(_supports(objective.targets(one.has)) for one in (table, train) if one is not None)
     if supported:
         try:
@@ -124,6 +127,12 @@ def _replica() -> Head:
     from node.learner.texts import load  # noqa: PLC0415
 
     return MetaInfHead(embedder=load())
+
+
+def _recipe() -> str:
+    """Return a digest of the learner as it is written: what it left behind before a change is not its own."""
+    sources = sorted(Path(named.__file__).parent.glob("*.py"))
+    return sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def _progress(what: str) -> None:

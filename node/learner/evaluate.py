@@ -26,7 +26,6 @@ Maker: TypeAlias = Callable[[Prior], Head]  # heads are made for a prior
 
 ORACLE: Final = "oracle"
 DEFAULT: Final = "default"
-RECIPE: Final = 2  # raised when methods or figures change: folds kept before are no longer theirs
 # An interval of a factor 4 either way is no prediction: the safe default is taken then, unless all are so wide that
 # this one stands out by nothing (ranks still hold where milliseconds do not).
 WIDEST: Final = float(np.log(4.0))
@@ -48,6 +47,7 @@ class Task:
         group: the column that is held out, or by which the report is split.
         methods: makers of heads by name; `oracle` needs none.
         seed: of all luck.
+        recipe: names the methods as they are written: folds that other ones left behind are not theirs.
     """
 
     table: Table
@@ -56,6 +56,7 @@ class Task:
     methods: Mapping[str, Maker]
     train: Table | None = None
     seed: int = 0
+    recipe: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +215,7 @@ def _with_cost(table: Table, objective: Objective) -> tuple[Table, Floats]:
 
 def _digest(task: Task) -> str:
     """Name what was asked: the same table, group, objective and seed give the same folds."""
-    digest = sha256(f"{RECIPE}|{task.group}|{task.objective.name}|{task.seed}".encode())
+    digest = sha256(f"{task.recipe}|{task.group}|{task.objective.name}|{task.seed}".encode())
     for table in (task.table, task.train):
         if table is not None:
             digest.update(table.contexts.tobytes())
