@@ -56,15 +56,15 @@ def evaluate_tables(asked: Asked, *, as_json: bool) -> int:
         raise ConfigError(str(error), remedy="see metainf learn evaluate --help") from error
     table = read(asked.table)
     train = None if asked.train is None else read(asked.train)
-    makers = {name: maker for name in names if (maker := named.maker(name, _replica)) is not None}
+    makers = {name: maker for name in names if (maker := named.maker(name, replica)) is not None}
     task = Task(
         table=table, train=train, group=asked.group, objective=objective, methods=makers, seed=asked.seed,
-        recipe=_recipe(),
+        recipe=recipe(),
     )  # fmt: skip
     supported = all(_supports(objective.targets(one.has)) for one in (table, train) if one is not None)
     if supported:
         try:
-            judged = evaluate(task, time.monotonic, _kept(asked.folds), _progress)
+            judged = evaluate(task, time.monotonic, folds(asked.folds), _progress)
         except NothingToJudge as error:
             raise ConfigError(str(error), remedy="choose another --group or --table") from error
         summary = report.report(judged, names)
@@ -122,14 +122,15 @@ def _supports(targets: tuple[str, ...]) -> bool:
     return bool(targets)
 
 
-def _replica() -> Head:
+def replica() -> Head:
+    """Return the MetaInf head over the embedder of the extra `learner`."""
     from node.learner.metainf_head import MetaInfHead  # noqa: PLC0415 -- seconds, and gigabytes
     from node.learner.texts import load  # noqa: PLC0415
 
     return MetaInfHead(embedder=load())
 
 
-def _recipe() -> str:
+def recipe() -> str:
     """Return a digest of the learner as it is written: what it left behind before a change is not its own."""
     sources = sorted(Path(named.__file__).parent.glob("*.py"))
     return sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
@@ -140,7 +141,8 @@ def _progress(what: str) -> None:
         click.echo(f"\r{what:60}", err=True, nl=False)
 
 
-def _kept(folder: Path | None) -> MutableMapping[str, Fold]:
+def folds(folder: Path | None) -> MutableMapping[str, Fold]:
+    """Return the place of finished folds: files of a folder; without one, nothing outlives the run."""
     if folder is None:
         return {}
     folder.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,11 @@ def ours(prior: Prior) -> Head:
     return StackHead(heads=our_heads(prior), name=OURS)
 
 
+def ours_without(*left_out: str) -> Maker:
+    """Return what makes our stack without some heads: so it is seen what each is worth."""
+    return lambda prior: StackHead(heads=[head for head in our_heads(prior) if head.name not in left_out], name=OURS)
+
+
 def maker(name: str, replica: Callable[[], Head] | None = None) -> Maker | None:
     """Return what makes a method's head; None for the oracle, and for the replica where it cannot be had.
 
