@@ -26,7 +26,11 @@ PRIOR_UNLIKE: Final = 0.33
 PRIOR_GROUPS: Final = 2.0  # as if so many groups had shown it
 STEEPEST: Final = 1.0  # power of distance or spread; beyond it the fit would be of noise
 RIDGE_GROUPS: Final = 5.0  # pull to "no matter", in groups
-ABSTAINED: Final = 0.15  # share of left-out contexts whose width is too great to speak; 20 % is allowed
+# Nothing is said where an interval is wider than nearly all of those on left-out groups, or beyond twice their
+# distance: there not even the interval is known to hold. Within, a wide interval says enough.
+WIDE_SHARE: Final = 0.95
+WIDE_FACTOR: Final = 1.25
+FAR_FACTOR: Final = 2.0
 _T_POINTS: Final = 81
 _WIDEST: Final = 12.0  # log-seconds, a factor of 160,000: as good as unknown
 
@@ -105,14 +109,13 @@ def calibrate(found: LeftOut, level: float = LEVEL) -> Calibration:
         farthest=np.inf,
     )
     widths = calibration.half_width(distance, spread)
-    widest = max(_quantile(widths, voice, 1 - ABSTAINED), float(np.nextafter(widths.min(), np.inf)))
-    farthest = 2 * _quantile(distance, voice, 1.0)
+    farthest = FAR_FACTOR * float(distance.max())
     return Calibration(
         base=base,
         by_distance=calibration.by_distance,
         by_spread=calibration.by_spread,
         factor=calibration.factor,
-        widest=widest if widths.max() > 1.05 * widths.min() else _WIDEST,  # all alike: none is too uncertain
+        widest=WIDE_FACTOR * _quantile(widths, voice, WIDE_SHARE),
         farthest=farthest if farthest > 0 else np.inf,
     )
 

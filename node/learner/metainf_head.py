@@ -29,6 +29,7 @@ PREDICT_ROWS: Final = 4096  # at once; 4096 rows of tokens take 25 MB
 LEAST_CONTEXTS: Final = 10  # with fewer nothing can be held out, and training runs to its last epoch
 DIRECTIONS: Final = 128  # of a part's sentences; a thousand workloads span 384, nearly all of it in these
 LEAST_SIZE: Final = 0.01  # of a direction, against the largest
+JITTERED: Final = ("model", "hardware")
 WARM_UP: Final = 0.1  # share of the steps in which the rate rises
 PLATEAU: Final = 0.01  # of the held-out error
 SEED_END: Final = 2**31
@@ -42,17 +43,23 @@ class Settings:
         width, layers, heads: of the transformer; its inner layer is twice as wide.
         batch: rows of a step. rate: AdamW's highest learning rate.
         epochs: that the rate rises and falls in. patience: of them without a gain before training ends early.
+        members: networks that differ by their luck alone; their mean is taken. One alone is a lottery on hardware that
+            it has not seen.
+        jitter: noise on the sentences about model and hardware while training, in units of their spread: twenty points
+            are learnt by heart otherwise.
     """
 
-    width: int = 128
+    width: int = 64
     layers: int = 2
     heads: int = 4
     dropout: float = 0.1
     batch: int = 256
     rate: float = 1e-3
     decay: float = 0.01
-    epochs: int = 40
-    patience: int = 15
+    epochs: int = 25
+    patience: int = 12
+    members: int = 3
+    jitter: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,26 +70,34 @@ class Epoch:
     held_out: float  # NaN where nothing is
     rate: float
 
+    def times(self, spread: float) -> "Epoch":
+        """Return the same with errors in other units."""
+        return Epoch(trained=self.trained * spread, held_out=self.held_out * spread, rate=self.rate)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedMetaInf:
     """It has learnt.
 
     Attributes:
-        curve: one entry for each epoch.
-        plateau: whether the last tenth of the epochs gained less than PLATEAU.
+        curves: of each member, one entry for each epoch.
     """
 
-    curve: tuple[Epoch, ...]
-    plateau: bool
-    _net: "torch.nn.Module" = field(repr=False)
+    curves: tuple[tuple[Epoch, ...], ...]
+    _nets: "tuple[torch.nn.Module, ...]" = field(repr=False)
     _embedder: Embedder = field(repr=False)
     _scale: "_Scale" = field(repr=False)
+
+    @property
+    def plateau(self) -> bool:
+        """Whether the last tenth of the epochs gained each member less than PLATEAU."""
+        return all(_flat(curve) for curve in self.curves)
 
     def predict(self, table: Table) -> Prediction:
         """Foretell rows: mean alone, as the published one does."""
         tokens = self._scale.tokens(self._embedder.parts(table.columns, table.rows))
-        return Prediction(mean=self._scale.target_back(_forward(self._net, tokens)))
+        drawn = [self._scale.target_back(_forward(net, tokens)) for net in self._nets]
+        return Prediction(mean=np.mean(drawn, axis=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +117,12 @@ class MetaInfHead:
         held = held_out_rows(table.contexts, rng)
         tokens = self.embedder.parts(table.columns, table.rows)
         scale = _Scale.of(tokens[~held], target[~held], weight[~held])
-        net, curve, plateau = _train(
-            _Data(scale.tokens(tokens), scale.target(target), weight / weight.mean(), held), self.settings, rng
+        data = _Data(scale.tokens(tokens), scale.target(target), weight / weight.mean(), held)
+        trained = [_train(data, self.settings, rng) for _ in range(self.settings.members)]
+        curves = tuple(tuple(step.times(scale.spread) for step in curve) for _, curve in trained)
+        return FittedMetaInf(
+            curves=curves, _nets=tuple(net for net, _ in trained), _embedder=self.embedder, _scale=scale
         )
-        curve = tuple(
-            Epoch(trained=step.trained * scale.spread, held_out=step.held_out * scale.spread, rate=step.rate)
-            for step in curve
-        )
-        return FittedMetaInf(curve=curve, plateau=plateau, _net=net, _embedder=self.embedder, _scale=scale)
 
 
 def held_out_rows(contexts: Ints, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -208,21 +221,17 @@ def _network(dimensions: int, settings: Settings) -> "torch.nn.Module":
     return Regressor()
 
 
-def _train(
-    data: _Data, settings: Settings, rng: np.random.Generator
-) -> "tuple[torch.nn.Module, tuple[Epoch, ...], bool]":
+def _train(data: _Data, settings: Settings, rng: np.random.Generator) -> "tuple[torch.nn.Module, tuple[Epoch, ...]]":
     import torch
 
     with torch.random.fork_rng(devices=[]):  # dropout and first weights: the caller's luck, and nobody else's
         torch.manual_seed(int(rng.integers(SEED_END)))
         net = _network(data.tokens.shape[2], settings)
-        curve, plateau = _epochs(net, data, settings, rng)
-    return net.eval(), curve, plateau
+        curve = _epochs(net, data, settings, rng)
+    return net.eval(), curve
 
 
-def _epochs(
-    net: "torch.nn.Module", data: _Data, settings: Settings, rng: np.random.Generator
-) -> tuple[tuple[Epoch, ...], bool]:
+def _epochs(net: "torch.nn.Module", data: _Data, settings: Settings, rng: np.random.Generator) -> tuple[Epoch, ...]:
     import torch
 
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=settings.decay)
@@ -236,7 +245,7 @@ def _epochs(
         net.train()
         total = 0.0
         for rows in _shuffled(learn, settings.batch, rng):
-            loss = _loss(net, data, rows)
+            loss = _loss(net, data, rows, settings.jitter)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -254,10 +263,10 @@ def _epochs(
             best, since = error, 0
             kept = {name: value.clone() for name, value in net.state_dict().items()}
     net.load_state_dict(kept)
-    return tuple(curve), _flat(curve)
+    return tuple(curve)
 
 
-def _flat(curve: list[Epoch]) -> bool:
+def _flat(curve: tuple[Epoch, ...]) -> bool:
     errors = [step.trained if np.isnan(step.held_out) else step.held_out for step in curve]
     last = max(len(errors) // 10, 1)
     return len(errors) > last and min(errors[-last:]) > (1 - PLATEAU) * min(errors[:-last])
@@ -268,10 +277,13 @@ def _shuffled(rows: Ints, size: int, rng: np.random.Generator) -> Iterator[Ints]
     return (order[at : at + size] for at in range(0, len(order), size))
 
 
-def _loss(net: "torch.nn.Module", data: _Data, rows: Ints) -> "torch.Tensor":
+def _loss(net: "torch.nn.Module", data: _Data, rows: Ints, jitter: float) -> "torch.Tensor":
     import torch
 
-    error = net(torch.from_numpy(data.tokens[rows])) - torch.from_numpy(data.target[rows])
+    tokens = torch.from_numpy(data.tokens[rows])
+    noise = jitter * torch.randn_like(tokens)
+    noise[:, [at for at, part in enumerate(PARTS) if part not in JITTERED]] = 0.0
+    error = net(tokens + noise) - torch.from_numpy(data.target[rows])
     return (torch.from_numpy(data.weight[rows].astype(np.float32)) * error**2).mean()
 
 

@@ -1,7 +1,8 @@
 """How far a context lies from all that was seen: model, hardware and workload apart, so that it can be said of which.
 
-Knows columns and their spread over what was seen; knows no prediction. A distance of 1 is that between neighbours among
-what was seen: beyond it a prediction is an extrapolation.
+Knows columns and their spread over what was seen; knows no prediction. A distance of 1 is that between any two that
+were seen (the median of all pairs): what lies so far from the nearest is as strange as another kind altogether.
+Neighbours would be no measure: half of all machines have a twin under another name.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,9 @@ _NAMES: Final = frozenset(
     {"model.name", "model.family", "hardware.name", "hardware.family", "workload.text", "workload.kind"}
 )
 SEEN_MOST: Final = 4096  # distinct workloads that distances are taken to; beyond it, evenly chosen ones
-FLOOR: Final = 0.05  # of a column's spread: neighbours may be twins, and twins would make all else seem far
+FLOOR: Final = 0.05  # of a column's spread: all that was seen may be twins
+PAIRED: Final = 512  # points, evenly chosen, whose distances to each other are taken
+LEAST_WIDTH: Final = 0.25  # log units of a column: where all seen are within a few percent, a third is no abyss
 _PAIRS: Final = 1 << 20  # distances computed at once
 
 
@@ -31,7 +34,7 @@ class _Part:
         columns: that distances are taken in, numbers on a log scale.
         middle, width: of each, shape (columns,).
         points: distinct ones, standardised, shape (points, columns).
-        unit: distance between neighbours among them.
+        unit: median distance between two of them.
     """
 
     columns: tuple[str, ...]
@@ -46,7 +49,7 @@ class _Part:
         columns = tuple(name for name in names if table.columns[name].dtype != object and _varies(table.numbers(name)))
         raw = _logs(table, columns)
         middle = np.nanmedian(raw, axis=0) if columns else np.zeros(0)
-        width = np.nanstd(raw, axis=0) if columns else np.zeros(0)
+        width = np.maximum(np.nanstd(raw, axis=0), LEAST_WIDTH) if columns else np.zeros(0)
         points = np.unique(_filled((raw - middle) / width), axis=0) if columns else np.zeros((1, 0))
         if len(points) > SEEN_MOST:
             points = points[np.linspace(0, len(points) - 1, SEEN_MOST).astype(int)]
@@ -80,7 +83,7 @@ class Seen:
         return Seen(parts={part: _Part.of(part, table) for part in PARTS}, words=words)
 
     def distances(self, table: Table) -> Mapping[str, Floats]:
-        """Return each part's distance to the nearest that was seen, shape (rows,), in units of neighbours."""
+        """Return each part's distance to the nearest that was seen, shape (rows,), in units of what was seen."""
         return {part: seen.distance(table) for part, seen in self.parts.items()}
 
     def distance(self, table: Table) -> Floats:
@@ -111,24 +114,20 @@ def _filled(standard: Floats) -> Floats:
 
 
 def _unit(points: Floats) -> float:
-    near = np.empty(len(points))
-    for at, rows in _blocks(len(points), len(points)):
-        squares = _squares(points[rows], points)
-        squares[np.arange(len(squares)), at + np.arange(len(squares))] = np.inf
-        near[rows] = np.sqrt(squares.min(axis=1))
-    return float(np.median(near))
+    some = points[np.linspace(0, len(points) - 1, min(len(points), PAIRED)).astype(int)]
+    return float(np.median(np.sqrt(_squares(some, some)[np.triu_indices(len(some), k=1)])))
 
 
 def _nearest(points: Floats, seen: Floats) -> Floats:
     near = np.empty(len(points))
-    for _, rows in _blocks(len(points), len(seen)):
+    for rows in _blocks(len(points), len(seen)):
         near[rows] = np.sqrt(_squares(points[rows], seen).min(axis=1))
     return near
 
 
-def _blocks(count: int, against: int) -> list[tuple[int, Ints]]:
+def _blocks(count: int, against: int) -> list[Ints]:
     size = max(_PAIRS // max(against, 1), 1)
-    return [(at, np.arange(at, min(at + size, count))) for at in range(0, count, size)]
+    return [np.arange(at, min(at + size, count)) for at in range(0, count, size)]
 
 
 def _squares(upper: Floats, lower: Floats) -> Floats:

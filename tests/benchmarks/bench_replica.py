@@ -50,9 +50,9 @@ def one(table: Table, left: np.ndarray, embedder: Embedder, settings: Settings, 
         "accuracy_1pct": round(accuracy, 4),
         "regret": round(regret, 4),
         "error_median": round(float(np.median(np.abs(foretold - target[left]))), 4),
-        "held_out": [round(step.held_out, 3) for step in fitted.curve][-3:],
+        "held_out": [round(curve[-1].held_out, 3) for curve in fitted.curves],
         "plateau": fitted.plateau,
-        "ran": len(fitted.curve),
+        "ran": [len(curve) for curve in fitted.curves],
         "train_s": round(took, 1),
     }
 
