@@ -18,8 +18,9 @@ from node.learner.features import prepare
 from node.learner.head import Head, Prediction
 from node.learner.objective import Objective
 from node.learner.prior import Prior
-from node.learner.stack import Choices, FittedStack
+from node.learner.stack import FittedStack
 from node.learner.table import Floats, Ints, Table
+from node.learner.weights import Choices
 
 Fold: TypeAlias = dict[str, Any]  # of one method: lists with an entry for each context, and seconds
 Maker: TypeAlias = Callable[[Prior], Head]  # heads are made for a prior
@@ -149,9 +150,9 @@ class _Learnt:
         score, half, silent = foretold.mean, np.full(table.rows, np.nan), np.zeros(table.rows, dtype=np.bool_)
         if isinstance(self.fitted, FittedStack):
             half = self.fitted.half_width(blind, foretold)
-            score = np.where(table.is_default, score - self.fitted.margin, score)
-            usual = self.fitted.calibration.widest if self.fitted.calibration is not None else WIDEST
-            silent = _by_context(half, table.context_index) > max(WIDEST, usual)
+            score = np.where(table.is_default, score - self.fitted.margin(blind), score)
+            usual = np.nan_to_num(self.fitted.widest(blind), nan=np.inf)
+            silent = _by_context(half, table.context_index) > np.maximum(WIDEST, usual)
             safe = np.where(table.is_default, 0.0, 1.0)
             if not table.is_default.any():
                 safe = self.safe.predict(blind).mean

@@ -7,7 +7,17 @@ some table (docs/learner.md has the ablation); those that never helped are not h
 from collections.abc import Callable
 from typing import Final
 
-from node.learner.baselines import Alors, Default, GradientBoosting, Isac, Nearest, Random, RandomForest, SingleBest
+from node.learner.baselines import (
+    RANKS_ONLY,
+    Alors,
+    Default,
+    GradientBoosting,
+    Isac,
+    Nearest,
+    Random,
+    RandomForest,
+    SingleBest,
+)
 from node.learner.evaluate import Maker
 from node.learner.head import Head
 from node.learner.prior import PhysicsHead, Prior
@@ -42,17 +52,23 @@ def our_heads(prior: Prior) -> list[Head]:
         coarse_head(prior),
         plain_head(),
         GradientBoosting(),
+        Nearest(),
     ]
 
 
 def ours(prior: Prior) -> Head:
     """Return the stack of them."""
-    return StackHead(heads=our_heads(prior), name=OURS)
+    return StackHead(heads=our_heads(prior), rankers=RANKS_ONLY, name=OURS)
 
 
 def ours_without(*left_out: str) -> Maker:
     """Return what makes our stack without some heads: so it is seen what each is worth."""
-    return lambda prior: StackHead(heads=[head for head in our_heads(prior) if head.name not in left_out], name=OURS)
+
+    def make(prior: Prior) -> Head:
+        heads = [head for head in our_heads(prior) if head.name not in left_out]
+        return StackHead(heads=heads, rankers=RANKS_ONLY, name=OURS)
+
+    return make
 
 
 def maker(name: str, replica: Callable[[], Head] | None = None) -> Maker | None:

@@ -6,9 +6,10 @@ from node.learner.groups import architectures, hardware_folds, inner_folds, labe
 from node.learner.head import Fitted, Prediction
 from node.learner.objective import parse
 from node.learner.prior import PhysicsHead, Prior
-from node.learner.stack import Choices, StackHead
+from node.learner.stack import StackHead
 from node.learner.table import Floats, Table
 from node.learner.trees import Growth, TreesHead, advantage_head, coarse_head, nearness
+from node.learner.weights import Choices
 from tests.learner.synthetic import regret, world
 
 LATENCY = parse("latency")
@@ -89,8 +90,8 @@ def test_weights_go_to_the_head_whose_level_or_whose_choice_is_right_each_for_it
 
     stack = StackHead(heads=[leveller, chooser]).fit(table, target, np.ones(360), np.random.default_rng(0))
 
-    assert stack.level[0] > 0.9
-    assert stack.advantage[1] > 0.9
+    assert stack.on_strange.level[0] > 0.9
+    assert stack.on_known.advantage[1] > 0.9
     assert np.allclose(stack.predict(table).mean, target, atol=0.05)
     assert leveller.fits > 3
 
