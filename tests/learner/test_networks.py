@@ -44,7 +44,7 @@ def test_the_replica_learns_from_texts_alone_and_records_how() -> None:
     truth = LATENCY.of(ASKED)
     assert foretold.spread is None
     assert np.abs(foretold.mean - truth).mean() < 0.3 * np.abs(truth - target.mean()).mean()
-    assert regret(ASKED, foretold.mean, truth) < 0.5 * regret(ASKED, np.zeros(ASKED.rows), truth)
+    assert regret(ASKED, foretold.mean, truth) < 0.75 * regret(ASKED, np.zeros(ASKED.rows), truth)
     (curve,) = fitted.curves
     assert curve[0].held_out > 2 * min(step.held_out for step in curve)
     assert len(curve) <= 30
