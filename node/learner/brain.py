@@ -36,7 +36,7 @@ QUICK: Final = Growth(rounds=60, rate=0.1, leaves=15, huber=0.3, near=0.0, bags=
 JUDGED: Final = 5  # one in so many contexts judges the figures that are shown
 MOST_ROWS: Final = 200_000  # learnt from; the newest
 
-MakeHeads: TypeAlias = Callable[[Prior], Sequence[Head]]
+MakeHeads: TypeAlias = Callable[[Prior, int], Sequence[Head]]  # what to correct, and rows to learn from
 Ranks: TypeAlias = Mapping[str, Standing]  # author to standing; who is not in it is unknown
 
 
@@ -95,7 +95,7 @@ class Brain:
     """What is known now.
 
     Attributes:
-        make_heads: the heads that may learn.
+        make_heads: the heads that may learn for choices; times for curves are left to trees.
         learnt: by the name of an objective or outcome.
         rows: that were learnt from. trust: of authors, 0 to 1.
     """
@@ -173,7 +173,8 @@ class Brain:
         rows, target = table.take(there), target[there]
         prior = Prior.of(goal, rows)
         weight, credibility = _weights(rows, target, prior, ranks, rng)
-        head = StackHead(heads=[PhysicsHead(prior=prior), *self.make_heads(prior)])
+        heads = self.make_heads(prior, len(there)) if goal.is_choice else trees(prior, len(there))
+        head = StackHead(heads=[PhysicsHead(prior=prior), *heads])
         judged = _judged(head, rows, target, weight, rng)
         stack = head.fit(rows, target, weight, rng)
         return replace(judged, prior=prior, stack=stack, rows=len(there)), credibility
@@ -218,7 +219,7 @@ _ALL_OUTCOMES: Final = (
 )
 
 
-def trees(prior: Prior) -> Sequence[Head]:
+def trees(prior: Prior, _rows: int) -> Sequence[Head]:
     """Return the heads of a worker without torch: one that foretells times, one that foretells which row is best."""
     return [residual_head(prior), advantage_head(prior)]
 

@@ -65,6 +65,11 @@ class Objective:
             return next(iter(self.weights))
         return ",".join(f"{word}:{weight:g}" for word, weight in self.weights.items())
 
+    @property
+    def is_choice(self) -> bool:
+        """Whether choices are made by it; False for a single outcome."""
+        return all(word in _COSTS for word in self.weights)
+
     def log_cost(self, numbers: Numbers) -> Floats:
         """Return what each row costs, as a logarithm: differences are relative. NaN where a column lacks.
 

@@ -30,6 +30,7 @@ CANDIDATES: Final = 4096
 RECORDS: Final = 200_000  # read from a file, from its beginning: who writes it puts first what counts
 RECORD_BYTES: Final = 64 * 1024
 GOALS: Final = 8
+NETWORK_ROWS: Final = 10_000  # beyond it networks are not trained: a stack fits each head a dozen times
 GROWTH: Final = 1.1  # records must have grown so much since the last training, or `force` be set
 UNAVAILABLE, BUG = 69, 70  # exit codes, as sysexits has them
 WORDS_CHARS: Final = 300  # of an error
@@ -189,17 +190,21 @@ class Worker:
         }
 
 
-def _heads() -> tuple[Callable[[Any], Sequence[Any]], list[str]]:
+def _heads() -> tuple[Callable[[Any, int], Sequence[Any]], list[str]]:
     """Return what makes the heads that this installation can have, and what they stand on."""
     from node.learner.brain import trees  # noqa: PLC0415
 
     if find_spec("lightgbm") is None:
-        return lambda _: (), ["physics"]
+        return lambda _prior, _rows: (), ["physics"]
     if find_spec("torch") is None:
         return trees, ["physics", "trees"]
     from node.learner.mlp import MlpHead  # noqa: PLC0415 -- imports torch when it learns, not before
 
-    return lambda prior: (*trees(prior), MlpHead(prior=prior)), ["physics", "trees", "mlp"]
+    def all_heads(prior: Any, rows: int) -> Sequence[Any]:  # noqa: ANN401 -- a Prior, of a module that may not be there
+        networks = (MlpHead(prior=prior),) if rows <= NETWORK_ROWS else ()
+        return (*trees(prior, rows), *networks)
+
+    return all_heads, ["physics", "trees", "mlp"]
 
 
 def read_records(path: Path) -> Iterator[Mapping[str, object]]:
