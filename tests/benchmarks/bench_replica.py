@@ -1,10 +1,10 @@
 """Is the MetaInf replica trained to its plateau, and does it reach the figures of docs/learner.md?
 
     python -m tests.benchmarks.bench_replica --table strategies_simulated.parquet [--group hardware.family]
-        [--epochs 20,40,80] [--seeds 0,1] [--only NAME ...] [--out FILE.jsonl]
+        [--steps 1500,3000,6000] [--seeds 0,1] [--only NAME ...] [--out FILE.jsonl]
 
-One line for each (group, epochs, seed): accuracy within 1 %, regret, error, the learning curve's end, whether it stood
-still, seconds. Lines that are in `--out` already are not computed again. If more epochs gain nothing, it is trained.
+One line for each (group, steps, seed): accuracy within 1 %, regret, error, the learning curve's end, whether it stood
+still, seconds. Lines that are in `--out` already are not computed again. If more steps gain nothing, it is trained.
 """
 
 import argparse
@@ -61,16 +61,16 @@ def run(options: argparse.Namespace, embedder: Embedder) -> Iterator[dict[str, A
     """Yield each line, those of an earlier run first."""
     done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     yield from done
-    have = {(line["group"], line["epochs"], line["seed"]) for line in done}
+    have = {(line["group"], line["steps"], line["seed"]) for line in done}
     table = Table.of_rows(read_table(options.table))
     groups = labels(table, options.group)
     for seed in options.seeds:
-        for epochs in options.epochs:
+        for steps in options.steps:
             for group in options.only or sorted(set(groups)):
-                if (group, epochs, seed) in have:
+                if (group, steps, seed) in have:
                     continue
-                found = one(table, groups == group, embedder, Settings(epochs=epochs), seed)
-                line = {"group": group, "epochs": epochs, "seed": seed, **found}
+                found = one(table, groups == group, embedder, Settings(steps=steps), seed)
+                line = {"group": group, "steps": steps, "seed": seed, **found}
                 with options.out.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 yield line
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None, embedder: Embedder | None = None) -
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--group", default="hardware.family")
     parser.add_argument("--only", nargs="*")
-    parser.add_argument("--epochs", type=numbers, default=[40])
+    parser.add_argument("--steps", type=numbers, default=[3000])
     parser.add_argument("--seeds", type=numbers, default=[0])
     parser.add_argument("--out", type=Path, default=Path("replica.jsonl"))
     options = parser.parse_args(arguments)
@@ -93,12 +93,12 @@ def main(arguments: list[str] | None = None, embedder: Embedder | None = None) -
     for line in run(options, embedder or load()):
         lines.append(line)
         print(json.dumps(line), flush=True)
-    for epochs in sorted({line["epochs"] for line in lines}):
-        those = [line for line in lines if line["epochs"] == epochs]
+    for steps in sorted({line["steps"] for line in lines}):
+        those = [line for line in lines if line["steps"] == steps]
         weight = [line["contexts"] for line in those]
         accuracy = np.average([line["accuracy_1pct"] for line in those], weights=weight)
         regret = np.average([line["regret"] for line in those], weights=weight)
-        print(f"{epochs:4} epochs: accuracy {accuracy:.3f}, regret {regret:.3f}, {len(those)} groups and seeds")
+        print(f"{steps:4} steps: accuracy {accuracy:.3f}, regret {regret:.3f}, {len(those)} groups and seeds")
 
 
 if __name__ == "__main__":

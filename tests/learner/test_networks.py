@@ -28,8 +28,10 @@ def letters(batch: list[str]) -> NDArray[np.float32]:
     return found
 
 
-def replica(epochs: int = 30) -> MetaInfHead:
-    settings = metainf_head.Settings(width=32, epochs=epochs, batch=64, rate=3e-3, members=1, jitter=0.0)
+def replica(epochs: int = 30, contexts: int = 54) -> MetaInfHead:
+    settings = metainf_head.Settings(
+        width=32, steps=epochs * -(-contexts * 6 // 64), batch=64, rate=3e-3, members=1, jitter=0.0
+    )
     return MetaInfHead(embedder=Embedder(letters, "letters", 32), settings=settings)
 
 
@@ -55,7 +57,7 @@ def test_the_same_seed_gives_the_same_heads_and_leaves_torch_s_own_luck_alone() 
 
     target, ones = LATENCY.of(LEARNT), np.ones(LEARNT.rows)
     prior = Prior.of(LATENCY, LEARNT)
-    for head in (replica(epochs=2), MlpHead(prior=prior, settings=MlpSettings(epochs=2))):
+    for head in (replica(epochs=3), MlpHead(prior=prior, settings=MlpSettings(epochs=2))):
         torch.manual_seed(5)
         first = head.fit(LEARNT, target, ones, rng()).predict(ASKED).mean
         drawn = torch.rand(1)
@@ -68,7 +70,7 @@ def test_the_same_seed_gives_the_same_heads_and_leaves_torch_s_own_luck_alone() 
 
 def test_with_too_few_contexts_to_hold_some_out_training_runs_to_its_end() -> None:
     few = world(4)
-    fitted = replica(epochs=3).fit(few, LATENCY.of(few), np.ones(few.rows), rng())
+    fitted = replica(epochs=3, contexts=4).fit(few, LATENCY.of(few), np.ones(few.rows), rng())
     (curve,) = fitted.curves
     assert len(curve) == 3
     assert np.isnan(curve[0].held_out)
