@@ -50,17 +50,17 @@ class Settings:
             are learnt by heart otherwise.
     """
 
-    width: int = 96
+    width: int = 64
     layers: int = 2
     heads: int = 4
     dropout: float = 0.1
     batch: int = 256
     rate: float = 1e-3
     decay: float = 0.01
-    steps: int = 3000
+    steps: int = 1300
     patience: float = 0.4
-    members: int = 2
-    jitter: float = 0.0
+    members: int = 3
+    jitter: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Is the MetaInf replica trained to its plateau, and does it reach the figures of docs/learner.md?
 
     python -m tests.benchmarks.bench_replica --table strategies_simulated.parquet [--group hardware.family]
-        [--steps 1500,3000,6000] [--seeds 0,1] [--only NAME ...] [--out FILE.jsonl]
+        [--steps 650,1300,2600] [--seeds 0,1] [--only NAME ...] [--out FILE.jsonl]
 
 One line for each (group, steps, seed): accuracy within 1 %, regret, error, the learning curve's end, whether it stood
 still, seconds. Lines that are in `--out` already are not computed again. If more steps gain nothing, it is trained.
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None, embedder: Embedder | None = None) -
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--group", default="hardware.family")
     parser.add_argument("--only", nargs="*")
-    parser.add_argument("--steps", type=numbers, default=[3000])
+    parser.add_argument("--steps", type=numbers, default=[1300])
     parser.add_argument("--seeds", type=numbers, default=[0])
     parser.add_argument("--out", type=Path, default=Path("replica.jsonl"))
     options = parser.parse_args(arguments)
