@@ -33,6 +33,7 @@ WIDEST: Final = float(np.log(4.0))
 EQUAL: Final = 1e-9
 WITHIN: Final = float(np.log(1.01))
 HARM: Final = float(np.log(1.02))
+MARGIN: Final = HARM  # foretold gain for which ours leaves the default: what would count as harm is what counts as gain
 
 
 class NothingToJudge(ValueError):
@@ -150,7 +151,7 @@ class _Learnt:
         score, half, silent = foretold.mean, np.full(table.rows, np.nan), np.zeros(table.rows, dtype=np.bool_)
         if isinstance(self.fitted, FittedStack):
             half = self.fitted.half_width(blind, foretold)
-            score = np.where(table.is_default, score - self.fitted.margin(blind), score)
+            score = np.where(table.is_default, score - MARGIN, score)
             usual = np.nan_to_num(self.fitted.widest(blind), nan=np.inf)
             silent = _by_context(half, table.context_index) > np.maximum(WIDEST, usual)
             safe = np.where(table.is_default, 0.0, 1.0)

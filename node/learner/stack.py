@@ -63,10 +63,6 @@ class FittedStack:
         """Tell which rows are on hardware that was not learnt from."""
         return ~np.isin(machines(table), sorted(self.hardware))
 
-    def margin(self, table: Table) -> Floats:
-        """Return the log-cost that must be gained over the default, for each row."""
-        return np.where(self.is_strange(table), self.on_strange.margin, self.on_known.margin)
-
     def half_width(self, table: Table, prediction: Prediction) -> Floats:
         """Return half the width of each row's 90 % interval, in log-cost; NaN where nothing could be calibrated."""
         distance = self.seen.distance(table)

@@ -24,10 +24,7 @@ WORST_ERROR: Final = 1.0  # log-seconds: beyond a factor e an error is just bad
 NEAR: Final = 0.01  # a choice so close to the best is as good
 NEAR_VALUE: Final = 0.05  # regret that being within it is worth
 LEAST_CONTEXTS: Final = 8  # with a choice; below it their regret is luck
-MARGINS: Final = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08)  # log-cost that must be gained over the default
-SOME_MARGIN: Final = 0.01  # where none could be learnt
-HARM: Final = 0.02  # worse than the default by so much is harm
-HARM_PRICE: Final = 0.15  # regret that one harmed context costs
+WORTH: Final = 0.05  # share of the best head's loss that a mix must save: near ties are shuffled by every head more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +33,11 @@ class Weights:
 
     Attributes:
         level, advantage: by head, each summing to 1.
-        margin: log-cost that a choice must be foretold to gain over the default to be preferred to it.
         calibration: None where nothing could be left out.
     """
 
     level: Floats
     advantage: Floats
-    margin: float = SOME_MARGIN
     calibration: Calibration | None = None
 
 
@@ -79,7 +74,7 @@ def even(absolute: NDArray[np.bool_]) -> Weights:
 
 
 def learn(table: Table, target: Floats, left: LeftOutPredictions) -> Weights:
-    """Learn weights, margin and intervals from left-out predictions of a table's rows."""
+    """Learn weights and intervals from left-out predictions of a table's rows."""
     if not len(left.rows):
         return even(left.absolute)
     heads = np.arange(len(left.absolute))
@@ -88,7 +83,6 @@ def learn(table: Table, target: Floats, left: LeftOutPredictions) -> Weights:
     return Weights(
         level=level,
         advantage=advantage,
-        margin=_margin(table, target, left, advantage),
         calibration=_calibrate(table, target, left, level, advantage),
     )
 
@@ -109,10 +103,15 @@ def disagreement(drawn: Floats, absolute: NDArray[np.bool_]) -> Floats:
 
 
 def _select(heads: Ints, count: int, loss: Callable[[Floats], float]) -> Floats:
-    """Return weights: each round one more voice goes to that one of `heads` that helps most."""
+    """Return weights: each round one more voice goes to that one of `heads` that helps most.
+
+    The best head alone counts unless a mix is better by WORTH.
+    """
     ballots = np.eye(count)[heads]
-    voices = np.zeros(count)
-    best, best_loss = ballots.mean(axis=0), np.inf
+    alone = [loss(one) for one in ballots]
+    first = int(np.argmin(alone))
+    voices = ballots[first]
+    best, best_loss = voices, alone[first] * (1 - WORTH)
     for _ in range(ROUNDS):
         tried = [loss((voices + one) / (voices.sum() + 1)) for one in ballots]
         voices = voices + ballots[int(np.argmin(tried))]
@@ -143,25 +142,6 @@ def _choice_loss(table: Table, target: Floats, left: LeftOutPredictions) -> Call
         return float(np.mean(np.minimum(np.expm1(regret), WORST_REGRET) + NEAR_VALUE * (regret > np.log1p(NEAR))))
 
     return loss
-
-
-def _margin(table: Table, target: Floats, left: LeftOutPredictions, advantage: Floats) -> float:
-    """Return the gain that must be foretold before the default is left: the cheapest by regret and by harm."""
-    default = table.is_default[left.rows]
-    if not default.any():
-        return 0.0
-    where = _places(table, left)
-    foretold = advantage @ np.stack([row - context_mean(row, where) for row in left.foretold])
-    cut = Choices.of(where)
-    truth = target[left.rows][cut.order]
-    losses = []
-    for margin in MARGINS:
-        score = np.where(default, foretold - margin, foretold)[cut.order]
-        chosen = cut.chosen(score)
-        regret = np.minimum(np.expm1(truth[chosen] - cut.best(truth)), WORST_REGRET)
-        harm = truth[chosen] - cut.best(np.where(default[cut.order], truth, np.inf)) > np.log1p(HARM)
-        losses.append(float(np.mean(regret + HARM_PRICE * harm + NEAR_VALUE * (regret > NEAR))))
-    return MARGINS[int(np.argmin(losses))]
 
 
 def _calibrate(
