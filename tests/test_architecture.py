@@ -20,6 +20,14 @@ SINS = {
     "the daemon is layered, and the wire is at the bottom": ("node/core/prompt.py", "import node.ports"),
     "protocol/ is pure: no daemon, no loop, no socket, no clock, no luck, no log": ("protocol/ids.py", "import time"),
     "core/ decides and never does": ("node/core/admission.py", "import trio"),
+    "the learner is pure: only its worker knows threads, a clock and the system": (
+        "node/learner/table.py",
+        "import time",
+    ),
+    "the daemon asks the learner's process and never imports the learner": (
+        "node/adapters/learner_child.py",
+        "import node.learner.table",
+    ),
     "services and the HTTP surface work on ports: no adapter, no settings, no foreign library of an adapter": (
         "node/services/serve.py",
         "import node.adapters.system",

@@ -13,6 +13,7 @@ from node.cli.api_keys import api_key
 from node.cli.config import config
 from node.cli.doctor import doctor
 from node.cli.keys import key
+from node.cli.learn import learn
 from node.cli.options import VERSION
 from node.cli.profile import profile
 from node.cli.records import records
@@ -33,6 +34,7 @@ def metainf() -> None:
       metainf doctor            what is wrong, and what to do
       metainf profile           what this machine can do
       metainf records           what was measured, here and by others
+      metainf learn             how well the choice of a strategy is learnt
     """  # noqa: D301 -- click's mark for text that is not to be re-wrapped
 
 
@@ -43,7 +45,7 @@ def version(as_json: bool) -> None:
     click.echo(json.dumps({"version": VERSION}) if as_json else f"metainf {VERSION}")
 
 
-for verb in (up, status, peers, models, ask, doctor, config, key, api_key, profile, records):
+for verb in (up, status, peers, models, ask, doctor, config, key, api_key, profile, records, learn):
     metainf.add_command(verb)
 
 

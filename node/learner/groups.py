@@ -1,0 +1,87 @@
+"""What is held out together: families of hardware, and architectures whatever their repositories call them.
+
+Knows columns that describe a model or a machine; knows no fold and no head.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from node.learner.table import Column, Floats, Table
+
+# Sizes that two names of one architecture share; formats (an FP8 copy) change none of them.
+SHAPE: Final = ("model.layers", "model.hidden", "model.experts", "model.mixture_of_experts", "model.parameters")
+_ENDINGS: Final = re.compile(
+    r"[-_.](instruct|chat|it|hf|base|fp8|fp4|nvfp4|mxfp4|int8|int4|w4a16|w8a8|awq|gptq|bf16|fp16|gguf|dynamic|\d{4})$"
+)
+UNKNOWN: Final = ""
+FEWEST: Final = 3  # groups, below which finer ones are sought: weights learnt on one left-out family are luck
+MODEL_FOLDS: Final = 4  # that architectures are put in when weights are learnt: each costs a fit of every head
+
+
+def labels(table: Table, column: str) -> Column:
+    """Return the hold-out group of each row: the value of a column, architectures and unknown families settled."""
+    if column == "model.name":
+        return architectures(table)
+    words = table.words(column)
+    if column == "hardware.family":
+        words = np.array([word or name for word, name in zip(words, table.words("hardware.name"), strict=True)])
+    return np.array([word or UNKNOWN for word in words], dtype=object)
+
+
+def architectures(table: Table) -> Column:
+    """Return a name for each row's architecture: the first name of those with its shape, else the plain name."""
+    names = [plain_name(word or UNKNOWN) for word in table.words("model.name")]
+    shapes = np.column_stack([np.round(np.log(np.maximum(table.numbers(n), 0.5)), 2) for n in SHAPE])
+    first: dict[tuple[object, ...], str] = {}
+    result = []
+    for name, shape in zip(names, shapes.tolist(), strict=True):
+        numbers = tuple(None if value != value else value for value in shape)
+        told = sum(number is not None for number in numbers) >= 3
+        result.append(first.setdefault(numbers, name) if told else name)
+    return np.array(result, dtype=object)
+
+
+def plain_name(name: str) -> str:
+    """Return a model's name without its owner and without what says how it was tuned or packed."""
+    plain = name.rsplit("/", 1)[-1]
+    while (shorter := _ENDINGS.sub("", plain.lower())) != plain.lower():
+        plain = plain[: len(shorter)]
+    return plain
+
+
+def inner_folds(table: Table, rng: np.random.Generator) -> Iterator[Column]:
+    """Yield masks of rows to leave out, by which weights are learnt: hardware families, then bins of architectures."""
+    yield from hardware_folds(table)
+    yield from _binned(labels(table, "model.name"), MODEL_FOLDS, rng)
+
+
+def hardware_folds(table: Table) -> Iterator[Column]:
+    """Yield masks of the rows of each family of hardware; of each device where there are few families."""
+    found = labels(table, "hardware.family")
+    if len(set(found)) < FEWEST:
+        found = labels(table, "hardware.name")
+    yield from _each(found)
+
+
+def _each(found: Column) -> Iterator[Column]:
+    names = sorted(set(found))
+    if len(names) > 1:
+        for name in names:
+            yield found == name
+
+
+def _binned(found: Column, bins: int, rng: np.random.Generator) -> Iterator[Column]:
+    names = np.array(sorted(set(found)), dtype=object)
+    if len(names) < 2:
+        return
+    for part in np.array_split(rng.permutation(names), min(bins, len(names))):
+        yield np.isin(found.astype(str), part.astype(str))
+
+
+def voices(found: Column) -> Floats:
+    """Return a weight for each row so that each group has one voice."""
+    _, inverse, counts = np.unique(found.astype(str), return_inverse=True, return_counts=True)
+    return 1.0 / counts[inverse]

@@ -1,0 +1,159 @@
+"""Boosted trees on what physics leaves over: the residual head foretells times, the advantage head which row is best.
+
+Knows features, priors and LightGBM; knows no stack. The residual head learns log(outcome / physics). The advantage head
+learns that less its mean in the context: what all strategies of a context have in common (a slow host, a driver, a
+wrong data sheet) cannot drown what parts them. It looks hardest at the rows near the best of their context: how bad the
+worst strategy is matters to nobody. The coarse head is a residual head too small to learn machines by heart: where a
+new one is like none before (another vendor's), it errs less.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from node.learner.features import Vocabulary, centre, see
+from node.learner.head import Prediction
+from node.learner.prior import Prior
+from node.learner.table import Floats, Ints, Table
+
+if TYPE_CHECKING:
+    import lightgbm
+
+NEAR_FLOOR: Final = 0.05  # weight of a row far from the best, of one that is the best
+SEED_END: Final = 2**31
+BINS: Final = 63  # of a feature's values: four times as many took twice as long and chose no better
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """How trees grow.
+
+    Attributes:
+        huber: error in log-seconds beyond which it counts linearly: outliers and liars.
+        near: how fast a row's weight falls with its distance from the best of its context; 0 is not at all.
+        bags: ensembles whose mean is taken.
+    """
+
+    rounds: int = 160
+    rate: float = 0.1
+    leaves: int = 31
+    least_rows: int = 40
+    huber: float = 0.1
+    near: float = 4.0
+    bags: int = 2
+
+
+COARSE: Final = Growth(rounds=80, rate=0.08, leaves=7, least_rows=60, huber=0.3, near=0.0, bags=1)
+RESIDUAL: Final = Growth(huber=0.3, near=0.0, bags=1)
+ADVANTAGE: Final = Growth()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedTrees:
+    """Trees that have grown, and the words that they know."""
+
+    prior: Prior | None
+    vocabulary: Vocabulary
+    boosters: Sequence["lightgbm.Booster"]
+    names: tuple[str, ...]
+
+    def predict(self, table: Table) -> Prediction:
+        """Foretell rows; the spread is that of the bags."""
+        seen = see(table, self.vocabulary)
+        matrix = align(seen.names, seen.matrix, self.names)
+        drawn = np.stack([np.asarray(booster.predict(matrix, num_threads=1)) for booster in self.boosters])
+        base = 0.0 if self.prior is None else self.prior.log_cost(table)
+        return Prediction(mean=base + drawn.mean(axis=0))
+
+    def contributions(self, table: Table) -> tuple[tuple[str, ...], Floats]:
+        """Return the names of the features, and what each adds to each row (log-seconds), shape (rows, features)."""
+        seen = see(table, self.vocabulary)
+        matrix = align(seen.names, seen.matrix, self.names)
+        parts = [np.asarray(b.predict(matrix, pred_contrib=True, num_threads=1))[:, :-1] for b in self.boosters]
+        return self.names, np.mean(parts, axis=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreesHead:
+    """Boosted trees.
+
+    Attributes:
+        prior: what they correct; None for the bare target.
+        centred: learn each row's distance from its context's mean rather than its own height.
+    """
+
+    name: str
+    prior: Prior | None
+    centred: bool
+    growth: Growth
+
+    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> FittedTrees:
+        """Learn from rows: one to three seconds for ten thousand on a core."""
+        where = table.context_index
+        rest = target if self.prior is None else target - self.prior.log_cost(table)
+        counted = weight * nearness(target, where, self.growth.near)
+        if self.centred:
+            rest = centre(rest, where, nearness(target, where, self.growth.near))
+            counted = counted * (np.bincount(where)[where] > 1)  # alone in its context a row tells of no advantage
+        vocabulary = Vocabulary(table)
+        seen = see(table, vocabulary)
+        kept = counted > 0
+        boosters = [
+            grow(seen.matrix[kept], rest[kept], counted[kept], self.growth, int(rng.integers(SEED_END)))
+            for _ in range(self.growth.bags)
+        ]
+        return FittedTrees(prior=self.prior, vocabulary=vocabulary, boosters=boosters, names=seen.names)
+
+
+def residual_head(prior: Prior) -> TreesHead:
+    """Return the head that foretells times."""
+    return TreesHead(name="residual", prior=prior, centred=False, growth=RESIDUAL)
+
+
+def coarse_head(prior: Prior) -> TreesHead:
+    """Return the head that corrects physics with few and simple rules."""
+    return TreesHead(name="coarse", prior=prior, centred=False, growth=COARSE)
+
+
+def advantage_head(prior: Prior) -> TreesHead:
+    """Return the head that foretells which row of a context is best."""
+    return TreesHead(name="advantage", prior=prior, centred=True, growth=ADVANTAGE)
+
+
+def plain_head() -> TreesHead:
+    """Return the head that learns the target from features alone: where physics is far off, it is not in the way."""
+    return TreesHead(name="plain", prior=None, centred=False, growth=RESIDUAL)
+
+
+def nearness(target: Floats, where: Ints, sharpness: float) -> Floats:
+    """Return a weight for each row: 1 for the best of its context, falling with the distance (log-seconds) from it."""
+    if sharpness == 0:
+        return np.ones_like(target)
+    best = np.full(int(where.max(initial=-1)) + 1, np.inf)
+    np.minimum.at(best, where, target)
+    return NEAR_FLOOR + (1 - NEAR_FLOOR) * np.exp(-sharpness * (target - best[where]))
+
+
+def grow(matrix: Floats, target: Floats, weight: Floats, growth: Growth, seed: int) -> "lightgbm.Booster":
+    """Grow one ensemble, on one thread: learners run beside an engine."""
+    import lightgbm  # noqa: PLC0415 -- seconds; the daemon never pays them
+
+    settings = {
+        "objective": "huber", "alpha": growth.huber, "learning_rate": growth.rate, "num_leaves": growth.leaves,
+        "min_data_in_leaf": max(min(growth.least_rows, len(target) // 20), 1), "feature_fraction": 0.6,
+        "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 1.0, "verbose": -1, "num_threads": 1, "seed": seed,
+        "max_bin": BINS, "deterministic": True, "force_col_wise": True,
+    }  # fmt: skip
+    rows = lightgbm.Dataset(matrix, target, weight=weight, params={"max_bin": BINS})
+    return lightgbm.train(settings, rows, growth.rounds)
+
+
+def align(names: tuple[str, ...], matrix: Floats, wanted: tuple[str, ...]) -> Floats:
+    """Return the columns that were learnt from, in their order; NaN for those that are not there."""
+    if names == wanted:
+        return matrix
+    at = {name: number for number, name in enumerate(names)}
+    absent = np.full(len(matrix), np.nan)
+    return np.column_stack([matrix[:, at[name]] if name in at else absent for name in wanted])

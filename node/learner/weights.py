@@ -1,0 +1,199 @@
+"""How much each head counts, learnt from what it foretold of rows that it had not seen.
+
+Knows predictions and what was measured; knows no head. A prediction has two parts, and each has weights of its own: its
+level (what a context's rows have in common) is what predicted times stand on, the distances within the context are what
+a choice stands on. Heads that are good at one are seldom the best at the other. Weights come from greedy selection with
+replacement (Caruana et al., "Ensemble selection from libraries of models", 2004): few weights, all positive, and the
+loss is the one that counts: error for levels, regret of the choice for distances.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.learner.features import context_mean
+from node.learner.intervals import Calibration, LeftOut, calibrate
+from node.learner.table import Floats, Ints, Table
+
+ROUNDS: Final = 20  # of the greedy selection: weights are multiples of 5 %
+WORST_REGRET: Final = 2.0  # beyond it a choice is just bad: outliers must not set the weights
+WORST_ERROR: Final = 1.0  # log-seconds: beyond a factor e an error is just bad
+NEAR: Final = 0.01  # a choice so close to the best is as good
+NEAR_VALUE: Final = 0.05  # regret that being within it is worth
+LEAST_CONTEXTS: Final = 8  # with a choice; below it their regret is luck
+WORTH: Final = 0.05  # share of the best head's loss that a mix must save: near ties are shuffled by every head more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """How much heads count in one situation.
+
+    Attributes:
+        level, advantage: by head, each summing to 1.
+        calibration: None where nothing could be left out.
+    """
+
+    level: Floats
+    advantage: Floats
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutPredictions:
+    """What heads foretold of rows that they had not seen.
+
+    Attributes:
+        rows: of the table, shape (n,); a row comes once for each way of leaving out.
+        fold: which way, shape (n,).
+        foretold: shape (heads, n).
+        distance: of each row to what was seen, shape (n,). strange: whether its hardware was not, shape (n,).
+        absolute: which heads foretell levels, shape (heads,); others only rank.
+    """
+
+    rows: Ints
+    fold: Ints
+    foretold: Floats
+    distance: Floats
+    strange: NDArray[np.bool_]
+    absolute: NDArray[np.bool_]
+
+    def among(self, which: NDArray[np.bool_]) -> "LeftOutPredictions":
+        """Return some of them."""
+        return LeftOutPredictions(
+            rows=self.rows[which], fold=self.fold[which], foretold=self.foretold[:, which],
+            distance=self.distance[which], strange=self.strange[which], absolute=self.absolute,
+        )  # fmt: skip
+
+
+def even(absolute: NDArray[np.bool_]) -> Weights:
+    """Return weights that nothing was learnt for: all heads count alike."""
+    return Weights(level=absolute / max(int(absolute.sum()), 1), advantage=np.full(len(absolute), 1 / len(absolute)))
+
+
+def learn(table: Table, target: Floats, left: LeftOutPredictions) -> Weights:
+    """Learn weights and intervals from left-out predictions of a table's rows."""
+    if not len(left.rows):
+        return even(left.absolute)
+    heads = np.arange(len(left.absolute))
+    level = _select(heads[left.absolute], len(heads), _level_loss(table, target, left))
+    advantage = _select(heads, len(heads), _choice_loss(table, target, left))
+    return Weights(
+        level=level,
+        advantage=advantage,
+        calibration=_calibrate(table, target, left, level, advantage),
+    )
+
+
+def mix(drawn: Floats, where: Ints, level: Floats, advantage: Floats) -> Floats:
+    """Return levels by one set of weights plus distances by the other.
+
+    Args:
+        drawn: predictions of the heads, shape (heads, rows). where: the context of each row.
+    """
+    heights = np.stack([context_mean(row, where) for row in drawn])
+    return level @ heights + advantage @ (drawn - heights)
+
+
+def disagreement(drawn: Floats, absolute: NDArray[np.bool_]) -> Floats:
+    """Return the standard deviation among the heads that foretell levels, shape (rows,)."""
+    return np.std(drawn[absolute], axis=0)
+
+
+def _select(heads: Ints, count: int, loss: Callable[[Floats], float]) -> Floats:
+    """Return weights: each round one more voice goes to that one of `heads` that helps most.
+
+    The best head alone counts unless a mix is better by WORTH.
+    """
+    ballots = np.eye(count)[heads]
+    alone = [loss(one) for one in ballots]
+    first = int(np.argmin(alone))
+    voices = ballots[first]
+    best, best_loss = voices, alone[first] * (1 - WORTH)
+    for _ in range(ROUNDS):
+        tried = [loss((voices + one) / (voices.sum() + 1)) for one in ballots]
+        voices = voices + ballots[int(np.argmin(tried))]
+        if min(tried) < best_loss:
+            best, best_loss = voices.copy(), min(tried)
+    return best / best.sum()
+
+
+def _level_loss(table: Table, target: Floats, left: LeftOutPredictions) -> Callable[[Floats], float]:
+    where = _places(table, left)
+    heights = np.stack([context_mean(row, where) for row in left.foretold])
+    truth = context_mean(target[left.rows], where)
+    voice = 1.0 / np.bincount(left.fold)[left.fold]  # each group has one: the largest must not set the weights
+    share = voice / voice.sum()
+    return lambda weights: float(share @ np.minimum(np.abs(weights @ heights - truth), WORST_ERROR))
+
+
+def _choice_loss(table: Table, target: Floats, left: LeftOutPredictions) -> Callable[[Floats], float]:
+    where = _places(table, left)
+    cut = Choices.of(where)
+    if len(cut.starts) < LEAST_CONTEXTS:
+        return _level_loss(table, target, left)
+    drawn = np.stack([row - context_mean(row, where) for row in left.foretold])[:, cut.order]
+    truth = target[left.rows][cut.order]
+
+    def loss(weights: Floats) -> float:
+        regret = cut.regret(weights @ drawn, truth)
+        return float(np.mean(np.minimum(np.expm1(regret), WORST_REGRET) + NEAR_VALUE * (regret > np.log1p(NEAR))))
+
+    return loss
+
+
+def _calibrate(
+    table: Table, target: Floats, left: LeftOutPredictions, level: Floats, advantage: Floats
+) -> Calibration | None:
+    foretold = mix(left.foretold, _places(table, left), level, advantage)
+    error = target[left.rows] - foretold
+    group = np.array([str(number) for number in left.fold], dtype=object)
+    return calibrate(
+        LeftOut(error=error, group=group, distance=left.distance, spread=disagreement(left.foretold, left.absolute))
+    )
+
+
+def _places(table: Table, left: LeftOutPredictions) -> Ints:
+    """Return numbers of the contexts of left-out rows: a context left out in two ways is two."""
+    contexts = int(table.context_index.max(initial=0)) + 1
+    return np.unique(left.fold * contexts + table.context_index[left.rows], return_inverse=True)[1].astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """Rows sorted by context, those of contexts with a choice only.
+
+    Attributes:
+        order: of the rows. starts: where each context begins in it. where: context of each row in that order.
+    """
+
+    order: Ints
+    starts: Ints
+    where: Ints
+
+    @staticmethod
+    def of(where: Ints) -> "Choices":
+        """Sort rows by their contexts' numbers."""
+        several = np.bincount(where, minlength=1)[where] > 1
+        order = np.flatnonzero(several)[np.argsort(where[several], kind="stable")]
+        if not len(order):
+            empty = np.zeros(0, dtype=np.int64)
+            return Choices(order=empty, starts=empty, where=empty)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(where[order])) + 1])
+        lengths = np.diff(np.concatenate([starts, [len(order)]]))
+        return Choices(order=order, starts=starts, where=np.repeat(np.arange(len(starts)), lengths))
+
+    def best(self, values: Floats) -> Floats:
+        """Return the least value of each context; values are in `order`."""
+        return np.minimum.reduceat(values, self.starts) if len(self.starts) else np.zeros(0)
+
+    def chosen(self, score: Floats) -> Ints:
+        """Return for each context the place (in `order`) of the least score, the first of equal ones."""
+        hit = np.flatnonzero(score == self.best(score)[self.where])
+        return hit[np.unique(self.where[hit], return_index=True)[1]]
+
+    def regret(self, score: Floats, truth: Floats) -> Floats:
+        """Return for each context how much more log-cost the choice has than the best."""
+        return truth[self.chosen(score)] - self.best(truth)

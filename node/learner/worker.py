@@ -1,0 +1,311 @@
+"""The learner's process: reads requests and records, trains in the background at low priority, answers at once.
+
+The one module of the learner that knows files, threads and the clock; knows no daemon. Its daemon speaks JSON Lines on
+stdin and hears them on stdout; stderr is for whoever debugs. One thread learns while the other answers from what is
+known so far: from nothing, physics. The end of stdin ends the process, whatever it is doing.
+
+    {"id": 1, "do": "train", "path": FILE.jsonl, "goals": ["latency"], "ranks": {AUTHOR: "own"}, "seed": 0}
+    {"id": 2, "do": "choose", "rows": [ROW, ...], "goal": "latency", "default": 0, "promises": {...}, "lossy": false}
+    {"id": 3, "do": "curves", "cells": [ROW, ...]}          {"id": 4, "do": "state"}
+    -> {"id": 1, "ok": {...}} or {"id": 1, "error": "words"}; unasked: {"event": "ready" | "trained" | "failed", ...}
+
+`train` is answered when it begins; `trained` says how it ended. A second one while one runs replaces what waits.
+"""
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any, Final
+
+NICENESS: Final = 19
+LINE_BYTES: Final = 4 << 20  # of a request or an answer: 256 cells, or 4096 candidates, fit
+CANDIDATES: Final = 4096
+RECORDS: Final = 200_000  # read from a file, from its beginning: who writes it puts first what counts
+RECORD_BYTES: Final = 64 * 1024
+GOALS: Final = 8
+NETWORK_ROWS: Final = 10_000  # beyond it networks are not trained: a stack fits each head a dozen times
+GROWTH: Final = 1.1  # records must have grown so much since the last training, or `force` be set
+UNAVAILABLE, BUG = 69, 70  # exit codes, as sysexits has them
+WORDS_CHARS: Final = 300  # of an error
+RUSAGE_UNIT: Final = 1024  # bytes in ru_maxrss, on Linux
+
+Message = Mapping[str, Any]
+
+
+class Refused(Exception):
+    """The request cannot be answered; the words say why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What is to be learnt from."""
+
+    path: Path
+    goals: tuple[str, ...]
+    ranks: Mapping[str, str]
+    seed: int
+
+
+class Worker:
+    """Answers requests from the brain of now, and lets another grow beside it.
+
+    Args:
+        say: writes one message; called from two threads, one message at a time.
+        now: seconds of a clock that only rises.
+    """
+
+    def __init__(self, say: Callable[[Message], None], now: Callable[[], float]) -> None:
+        from node.learner.brain import Brain  # noqa: PLC0415 -- numpy, scipy: told apart from other failures
+
+        heads, self.heads = _heads()
+        self._brain = Brain(make_heads=heads)
+        self._say = say
+        self._now = now
+        self._lock = threading.Lock()
+        self._waiting: Lesson | None = None
+        self._wake = threading.Condition(self._lock)
+        self._taught_rows = 0
+        self._train_s: float | None = None
+        self._answered, self._answering_s = 0, 0.0
+
+    def answer(self, request: Message) -> Message:
+        """Answer one request.
+
+        Raises:
+            Refused: it is none, or asks for what cannot be.
+        """
+        begin = self._now()
+        ways = {"train": self._train, "choose": self._choose, "curves": self._curves, "state": self._state}
+        way = ways.get(str(request.get("do")))
+        if way is None:
+            raise Refused(f"do is one of {', '.join(ways)}")
+        try:
+            found = way(request)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refused(f"{request['do']}: {type(error).__name__}: {error}") from error
+        self._answered += 1
+        self._answering_s += self._now() - begin
+        return found
+
+    def learn_forever(self) -> None:
+        """Learn whatever is asked, one lesson after the other; in a thread of its own."""
+        while True:
+            with self._wake:
+                while (lesson := self._waiting) is None:
+                    self._wake.wait()
+                self._waiting = None
+            try:
+                self._learn(lesson)
+            except MemoryError:
+                self._say({"event": "failed", "reason": "out of memory while learning"})
+            except (OSError, ValueError, ArithmeticError, ImportError) as error:
+                self._say({"event": "failed", "reason": f"{type(error).__name__}: {error}"[:WORDS_CHARS]})
+
+    def _learn(self, lesson: Lesson) -> None:
+        import numpy as np  # noqa: PLC0415 -- its absence is said by `main`
+
+        from node.learner import objective  # noqa: PLC0415
+        from node.learner.table import Table  # noqa: PLC0415
+
+        begin = self._now()
+        table = Table.of_rows(read_records(lesson.path), merged=False)
+        ranks: Any = lesson.ranks
+        brain = self._brain.taught(
+            table, ranks, [objective.parse(goal) for goal in lesson.goals], np.random.default_rng(lesson.seed)
+        )
+        self._brain, self._taught_rows, self._train_s = brain, table.rows, self._now() - begin
+        self._say({"event": "trained", **self._state({})})
+
+    def _train(self, request: Message) -> Message:
+        from node.learner import objective  # noqa: PLC0415
+
+        lesson = Lesson(
+            path=Path(str(request["path"])),
+            goals=tuple(str(goal) for goal in request.get("goals", ["latency"]))[:GOALS],
+            ranks={str(author): str(rank) for author, rank in dict(request.get("ranks", {})).items()},
+            seed=int(request.get("seed", 0)),
+        )
+        for goal in lesson.goals:
+            objective.parse(goal)
+        rows = request.get("rows_now")
+        if not request.get("force") and rows is not None and int(rows) < self._taught_rows * GROWTH:
+            return {"begun": False, "why": "not enough that is new"}
+        with self._wake:
+            self._waiting = lesson
+            self._wake.notify()
+        return {"begun": True}
+
+    def _choose(self, request: Message) -> Message:
+        from node.learner import objective  # noqa: PLC0415
+        from node.learner.select import Limits, lossy  # noqa: PLC0415
+
+        table = _table(request["rows"])
+        default = request.get("default")
+        if default is not None and not 0 <= int(default) < table.rows:
+            raise Refused("default: no such row")
+        promises = objective.Promises(**{key: float(value) for key, value in request.get("promises", {}).items()})
+        goal = objective.parse(str(request.get("goal", "latency")), promises)
+        limits = Limits(lossy=lossy(table), lossy_allowed=request.get("lossy") is True)
+        advice = self._brain.advise(table, goal, None if default is None else int(default), limits)
+        choice = advice.choice
+        return {
+            "index": choice.index,
+            "why": choice.why,
+            "gain": choice.gain,
+            "gain_low": choice.gain_low,
+            "harm_probability": choice.harm_probability,
+            "considered": choice.considered,
+            "learnt": advice.learnt,
+            "cost": _finite(advice.forecast.cost.tolist()),
+            "half_width": _finite(advice.forecast.half_width.tolist()),
+        }
+
+    def _curves(self, request: Message) -> Message:
+        cells = request["cells"]
+        if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+            raise Refused("cells: a list of rows belongs there")
+        return {"curves": [curve.to_plain() for curve in self._brain.curves(cells)]}
+
+    def _state(self, _: Message) -> Message:
+        learnt = {
+            name: {"rows": each.rows, "error_median": each.error_median, "coverage_90": each.coverage_90}
+            for name, each in self._brain.learnt.items()
+        }
+        return {
+            "heads": self.heads,
+            "rows": self._brain.rows,
+            "learnt": learnt,
+            "authors": len(self._brain.credibility),
+            "doubted": sorted(author for author, worth in self._brain.credibility.items() if worth < 0.5)[:GOALS],
+            "train_s": self._train_s,
+            "answer_s": self._answering_s / self._answered if self._answered else None,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT,
+        }
+
+
+def _heads() -> tuple[Callable[[Any, int], Sequence[Any]], list[str]]:
+    """Return what makes the heads that this installation can have, and what they stand on."""
+    from node.learner.brain import trees  # noqa: PLC0415
+
+    if find_spec("lightgbm") is None:
+        return lambda _prior, _rows: (), ["physics"]
+    if find_spec("torch") is None:
+        return trees, ["physics", "trees"]
+    from node.learner.mlp import MlpHead  # noqa: PLC0415 -- imports torch when it learns, not before
+
+    def all_heads(prior: Any, rows: int) -> Sequence[Any]:  # noqa: ANN401 -- a Prior, of a module that may not be there
+        networks = (MlpHead(prior=prior),) if rows <= NETWORK_ROWS else ()
+        return (*trees(prior, rows), *networks)
+
+    return all_heads, ["physics", "trees", "mlp"]
+
+
+def read_records(path: Path) -> Iterator[Mapping[str, object]]:
+    """Yield the rows of a file of JSON Lines, as `metainf records export` writes them; what is no row is skipped."""
+    from node.core.observation import InvalidRow, from_line  # noqa: PLC0415
+
+    with path.open("rb") as file:
+        for _ in range(RECORDS):
+            if not (line := file.readline(RECORD_BYTES)):
+                return
+            try:
+                yield from_line(line)
+            except InvalidRow:
+                continue
+
+
+def _table(rows: object) -> Any:  # noqa: ANN401 -- a Table, of a module that may not be there
+    from node.learner.table import Table  # noqa: PLC0415
+
+    if not isinstance(rows, list) or not 0 < len(rows) <= CANDIDATES or not all(isinstance(row, dict) for row in rows):
+        raise Refused(f"rows: 1 to {CANDIDATES} rows belong there")
+    return Table.of_rows([{**row, "context": 0} for row in rows], merged=False)
+
+
+def _finite(values: list[float]) -> list[float | None]:
+    return [value if abs(value) < float("inf") else None for value in values]  # NaN compares false too
+
+
+# --- the process
+
+
+def requests(stdin: IO[bytes]) -> Iterator[Message]:
+    """Yield the messages of a stream until it ends; a line that is none is yielded as one without an id.
+
+    Raises:
+        Refused: a line longer than LINE_BYTES; where the next begins nobody knows.
+    """
+    while line := stdin.readline(LINE_BYTES + 1):
+        if len(line) > LINE_BYTES:
+            raise Refused(f"a request of more than {LINE_BYTES >> 20} MiB")
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        yield found if isinstance(found, dict) else {}
+
+
+def serve(worker: Worker, stdin: IO[bytes], say: Callable[[Message], None]) -> None:
+    """Answer until the stream ends."""
+    for request in requests(stdin):
+        try:
+            answer: Message = {"id": request.get("id"), "ok": worker.answer(request)}
+        except Refused as refusal:
+            answer = {"id": request.get("id"), "error": str(refusal)[:WORDS_CHARS]}
+        say(answer)
+
+
+def speaker(stdout: IO[bytes]) -> Callable[[Message], None]:
+    """Return what writes a message whole, whichever thread it comes from."""
+    lock = threading.Lock()
+
+    def say(message: Message) -> None:
+        line = json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        if len(line) > LINE_BYTES:
+            line = json.dumps({"id": message.get("id"), "error": "the answer is too long"}).encode() + b"\n"
+        with lock:
+            stdout.write(line)
+            stdout.flush()
+
+    return say
+
+
+def _die(arguments: threading.ExceptHookArgs) -> None:
+    """End the process by a bug in the learning thread: a worker that looks alive and learns nothing helps nobody."""
+    threading.__excepthook__(arguments)
+    sys.stderr.flush()
+    os._exit(BUG)
+
+
+def main() -> int:
+    """Run until stdin ends."""
+    os.nice(NICENESS)
+    stdout = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no message
+    say = speaker(stdout)
+    try:
+        worker = Worker(say, time.monotonic)
+    except ImportError as error:
+        say({"event": "failed", "reason": f"the extra `learner` is not installed: {error}"[:WORDS_CHARS]})
+        return UNAVAILABLE
+    threading.excepthook = _die
+    threading.Thread(target=worker.learn_forever, daemon=True).start()
+    say({"event": "ready", "heads": worker.heads})
+    try:
+        serve(worker, sys.stdin.buffer, say)
+    except (Refused, BrokenPipeError):
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # the learning thread is in foreign code, and need not be waited for

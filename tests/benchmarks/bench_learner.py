@@ -1,0 +1,85 @@
+"""How good are the choices of the meta-learner, and of what it must beat, on groups that nobody had seen?
+
+    python -m tests.benchmarks.bench_learner --table strategies_simulated.parquet --groups hardware.family,model.name
+        [--objective latency] [--methods ours,alors,...] [--seeds 0,1,2] [--without plain,coarse] [--kept FOLDER]
+
+One line for each group column and method: the mean over seeds, and the spread (standard deviation) of accuracy and
+regret over seeds. `--without` adds our stack without each of these heads: what a head is worth. Finished folds stay in
+`--kept`, so that an interrupted run goes on.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from node.cli import learning
+from node.learner import methods, report
+from node.learner.evaluate import Maker, Task, evaluate
+from node.learner.objective import parse
+from node.learner.table import Table
+
+SHOWN = (
+    "accuracy_1pct", "accuracy_strict", "regret_mean", "regret_se", "regret_p95", "speedup_over_default",
+    "oracle_gain_share", "worse_than_default_2pct", "error_median", "coverage_90", "coverage_90_all",
+    "interval_log_width", "abstained", "train_s", "predict_us",
+)  # fmt: skip
+SPREAD = ("accuracy_1pct", "regret_mean")
+
+
+def run(
+    table: Table, group: str, objective: str, makers: Mapping[str, Maker], seeds: Sequence[int], kept: Path | None
+) -> list[str]:
+    """Return the lines of one group column."""
+    names = [*makers, methods.ORACLE]
+    found = []
+    for seed in seeds:
+        task = Task(
+            table=table, group=group, objective=parse(objective), methods=makers, seed=seed, recipe=learning.recipe()
+        )
+        found.append(report.report(evaluate(task, time.monotonic, learning.folds(kept)), names))
+    head = f"{group}, {objective}, {found[0]['contexts']} contexts with a choice, seeds {','.join(map(str, seeds))}"
+    lines = [head, f"{'':22}" + "".join(f"{name[:13]:>15}" for name in SHOWN)]
+    for name in names:
+        cells = [_cell([one["methods"][name][key] for one in found], key) for key in SHOWN]
+        lines.append(f"{name:22}" + "".join(f"{cell:>15}" for cell in cells))
+    return lines
+
+
+def _cell(values: Sequence[float | None], key: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f"±{np.std(known):.3f}" if key in SPREAD and len(known) > 1 else ""
+    return f"{np.mean(known):.3f}{spread}"
+
+
+def wanted(names: str, without: str) -> dict[str, Maker]:
+    """Return makers of methods by name, and of our stack without each of some heads."""
+    chosen = [name for name in names.split(",") if name]
+    makers = {name: maker for name in chosen if (maker := methods.maker(name, learning.replica)) is not None}
+    return makers | {f"ours, no {head}": methods.ours_without(head) for head in without.split(",") if head}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--groups", default="hardware.family,model.name,workload.kind")
+    parser.add_argument("--objective", default="latency")
+    parser.add_argument("--methods", default=",".join(methods.NAMES))
+    parser.add_argument("--without", default="")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--kept", type=Path)
+    options = parser.parse_args(arguments)
+    table = learning.read(options.table)
+    makers = wanted(options.methods, options.without)
+    for group in options.groups.split(","):
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+        for line in run(table, group, options.objective, makers, seeds, options.kept):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

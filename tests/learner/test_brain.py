@@ -1,0 +1,97 @@
+"""The brain: physics from nothing, records where they help, liars unheard, curves that rise."""
+
+import numpy as np
+import pytest
+
+from node.learner import brain, curves, objective
+from node.learner.brain import Brain
+from node.learner.objective import Promises
+from node.learner.select import Limits
+from node.learner.table import Table
+from tests.learner.synthetic import world
+
+pytest.importorskip("lightgbm")
+
+LATENCY = objective.parse("latency")
+LEARNT, ASKED = world(80, seed=1), world(12, seed=2)
+CELL = {
+    name: LEARNT.columns[name][0] for name in LEARNT.columns if name.startswith(("model.", "hardware.", "strategy."))
+}
+
+
+def empty() -> Brain:
+    return Brain(make_heads=brain.trees)
+
+
+def one_context(table: Table, number: int) -> tuple[Table, int]:
+    """Return a context's rows, and which of them is the default."""
+    rows = table.take(table.context_groups()[number])
+    return rows, int(np.flatnonzero(rows.is_default)[0])
+
+
+def test_from_no_record_at_all_it_chooses_and_draws_curves_by_physics() -> None:
+    rows, default = one_context(ASKED, 0)
+    advice = empty().advise(rows, LATENCY, default)
+    assert not advice.learnt
+    assert advice.choice.index is not None
+    assert np.isfinite(advice.forecast.cost).all()
+    taught = empty().taught(Table.of({}), {}, [LATENCY], np.random.default_rng(0))
+    assert taught.rows == 0
+    assert np.array_equal(taught.advise(rows, LATENCY, default).forecast.cost, advice.forecast.cost)
+
+
+def test_what_it_learnt_makes_its_choices_better_and_its_figures_are_of_contexts_left_out() -> None:
+    taught = empty().taught(LEARNT, {}, [LATENCY], np.random.default_rng(0), curves_too=False)
+    learnt = taught.learnt["latency"]
+    assert learnt.rows == LEARNT.rows
+    assert learnt.error_median is not None
+    assert learnt.error_median < 0.1
+    gains, best = [], []
+    for number in range(12):
+        rows, default = one_context(ASKED, number)
+        cost = LATENCY.of(rows)
+        chosen = taught.advise(rows, LATENCY, default).choice.index
+        assert chosen is not None
+        gains.append(cost[default] - cost[chosen])
+        best.append(cost[default] - cost.min())
+    assert min(gains) > -0.02
+    assert sum(gains) > 0.7 * sum(best)
+
+
+def test_liars_among_the_authors_lose_their_say_and_one_s_own_records_keep_it() -> None:
+    table = world(80, seed=1)
+    author = np.array([f"author {number % 10}" for number in table.contexts], dtype=object)
+    latency = table.numbers("outcome.latency_mean_s")
+    lying = np.isin(author, ["author 1", "author 2", "author 3"])
+    prefix = table.numbers("strategy.prefix_caching") == 1
+    bent = np.where(lying & prefix, latency * 5, latency)
+    told = table.with_columns({"record.author": author, "outcome.latency_mean_s": bent})
+    taught = empty().taught(told, {"author 0": "own"}, [LATENCY], np.random.default_rng(0), curves_too=False)
+    assert taught.credibility["author 0"] == 1.0
+    honest = [taught.credibility[f"author {number}"] for number in range(4, 10)]
+    assert max(taught.credibility[f"author {number}"] for number in (1, 2, 3)) < 0.5 * min(honest)
+
+
+def test_promises_are_kept_by_forecasts_of_what_was_promised() -> None:
+    rows, _ = one_context(ASKED, 3)
+    truth = objective.parse("latency").of(rows)
+    slo = objective.parse("slo", Promises(latency_s=float(np.exp(np.median(truth)))))
+    taught = empty().taught(LEARNT, {}, [LATENCY], np.random.default_rng(0), curves_too=False)
+    chosen = taught.advise(rows, slo, None, Limits()).choice.index
+    assert chosen is not None
+    assert truth[chosen] <= np.median(truth)
+
+
+def test_curves_rise_with_prompt_and_load_and_fit_into_json() -> None:
+    (curve,) = empty().curves([CELL])
+    assert curve.ttft_s.shape == (len(curves.PROMPTS), len(curves.LOADS))
+    assert (np.diff(curve.ttft_s, axis=0) >= 0).all()
+    assert (np.diff(curve.ttft_s, axis=1) >= 0).all()
+    assert (np.diff(curve.tpot_s) >= 0).all()
+    assert curve.ttft_s[-1, 0] > 2 * curve.ttft_s[0, 0]
+    assert 0 < curve.queued_token_s < 1e-3
+    plain = curve.to_plain()
+    assert len(plain["ttft_s"]) == len(curves.PROMPTS) * len(curves.LOADS)  # type: ignore[arg-type]
+    assert empty().curves([]) == []
+    with pytest.raises(ValueError, match="cells"):
+        empty().curves([CELL] * (curves.CELLS + 1))

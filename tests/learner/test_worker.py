@@ -1,0 +1,150 @@
+"""The learner's process, spoken to in lines: what it answers, and what it survives."""
+
+import io
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from node.learner import worker
+from node.learner.table import Table
+from node.learner.worker import Refused, Worker
+from tests.learner.synthetic import world
+
+pytest.importorskip("lightgbm")
+
+WITHIN = 120.0  # s
+
+
+class Heard:
+    """What the worker says, and a way to wait for an event."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self._some = threading.Condition()
+
+    def __call__(self, message: worker.Message) -> None:
+        with self._some:
+            self.messages.append(json.loads(json.dumps(message, allow_nan=False)))
+            self._some.notify_all()
+
+    def event(self) -> dict[str, Any]:
+        """Wait for an event and return it."""
+        with self._some:
+            assert self._some.wait_for(lambda: any("event" in each for each in self.messages), WITHIN)
+            return next(each for each in self.messages if "event" in each)
+
+
+def rows_of(table: Table) -> list[dict[str, Any]]:
+    names = list(table.columns)
+    columns = [table.columns[name].tolist() for name in names]
+    return [
+        {name: value for name, value in zip(names, values, strict=True) if value is not None and value == value}
+        | {"context": int(context)}
+        for values, context in zip(zip(*columns, strict=True), table.contexts, strict=True)
+    ]
+
+
+def export(path: Path, table: Table) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(table)))
+    return path
+
+
+def made() -> tuple[Worker, Heard]:
+    heard = Heard()
+    return Worker(heard, iter(np.arange(1e6).tolist()).__next__), heard
+
+
+def learning(heard: Heard, path: Path, one: Worker) -> dict[str, Any]:
+    threading.Thread(target=one.learn_forever, daemon=True).start()
+    assert one.answer({"do": "train", "path": str(path), "goals": ["latency"]})["begun"]
+    return heard.event()
+
+
+CONTEXT = [row for row in rows_of(world(2)) if row["context"] == 0]
+
+
+def test_with_no_history_it_answers_by_physics() -> None:
+    one, _ = made()
+    found = one.answer({"do": "choose", "rows": CONTEXT, "goal": "latency", "default": 0})
+    assert found["index"] is not None
+    assert not found["learnt"]
+    assert len(found["cost"]) == len(CONTEXT)
+    cell = {name: value for name, value in CONTEXT[0].items() if not name.startswith(("workload", "outcome"))}
+    (curve,) = one.answer({"do": "curves", "cells": [cell]})["curves"]
+    assert len(curve["ttft_s"]) == len(curve["prompts"]) * len(curve["loads"])
+    state = one.answer({"do": "state"})
+    assert state["rows"] == 0
+    assert state["heads"][0] == "physics"
+    assert state["peak_bytes"] > 0
+    assert state["answer_s"] > 0
+
+
+@pytest.mark.slow
+def test_it_learns_beside_answering_and_says_what_it_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "find_spec", lambda name: None if name == "torch" else name)
+    one, heard = made()
+    event = learning(heard, export(tmp_path / "records.jsonl", world(60)), one)
+    assert event["event"] == "trained"
+    assert event["heads"] == ["physics", "trees"]
+    assert event["rows"] == 60 * 6
+    assert event["learnt"]["latency"]["error_median"] < 0.1
+    assert event["learnt"]["outcome.ttft_mean_s"]["rows"] == 0  # no such column: physics speaks
+    assert one.answer({"do": "choose", "rows": CONTEXT})["learnt"]
+    again = one.answer({"do": "train", "path": "x", "rows_now": 370})
+    assert not again["begun"]
+
+
+def test_an_export_that_is_gone_empty_or_full_of_garbage_leaves_it_answering(tmp_path: Path) -> None:
+    one, heard = made()
+    assert learning(heard, tmp_path / "nothing.jsonl", one)["event"] == "failed"
+    heard.messages.clear()
+    garbage = tmp_path / "garbage.jsonl"
+    garbage.write_bytes(b"\x00\xff\n{\n[]\n" + b"x" * 200_000 + b'\n{"outcome.latency_mean_s": "fast"}\n')
+    assert one.answer({"do": "train", "path": str(garbage)})["begun"]
+    assert heard.event()["event"] == "trained"
+    assert not one.answer({"do": "choose", "rows": CONTEXT})["learnt"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"do": "dance"},
+        {"do": "choose"},
+        {"do": "choose", "rows": []},
+        {"do": "choose", "rows": [1]},
+        {"do": "choose", "rows": [{}] * 5000},
+        {"do": "choose", "rows": [{}], "default": 1},
+        {"do": "choose", "rows": [{}], "goal": "fame"},
+        {"do": "choose", "rows": [{}], "promises": {"fame": 1}},
+        {"do": "curves", "cells": 3},
+        {"do": "curves", "cells": [{}] * 300},
+        {"do": "train"},
+        {"do": "train", "path": "x", "goals": ["fame"]},
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_words(request_: dict[str, Any]) -> None:
+    with pytest.raises(Refused):
+        made()[0].answer(request_)
+
+
+def test_lines_that_are_no_requests_are_answered_and_too_long_a_one_ends_the_process() -> None:
+    heard = Heard()
+    one, _ = made()
+    worker.serve(one, io.BytesIO(b'nonsense\n[1]\n{"id": 7, "do": "state"}\n'), heard)
+    assert [each.get("id") for each in heard.messages] == [None, None, 7]
+    assert "error" in heard.messages[0]
+    assert "ok" in heard.messages[2]
+    with pytest.raises(Refused, match="4 MiB"):
+        worker.serve(one, io.BytesIO(b"x" * (worker.LINE_BYTES + 2)), heard)
+
+
+def test_an_answer_that_is_too_long_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LINE_BYTES", 100)
+    written = io.BytesIO()
+    worker.speaker(written)({"id": 3, "ok": {"words": "x" * 200}})
+    assert json.loads(written.getvalue()) == {"id": 3, "error": "the answer is too long"}
