@@ -2,7 +2,7 @@
 
 `hands.open_hands` builds the adapters that the settings ask for; `run` builds the core and the services on whatever
 hands it is given, so that a simulation runs the real wiring on fakes; `company` is the part of it among peers,
-`recording` what it writes of itself.
+`recording` what it writes of itself, `learning` what it makes of everybody's records.
 """
 
 import gc
@@ -25,6 +25,7 @@ from node.http.auth import KeyRing
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.control import control_app
 from node.http.metrics import HttpMetrics
+from node.learning import learning_of, metrics_of
 from node.places import Places
 from node.policies import Policies
 from node.recording import Recording, traffic_of
@@ -120,6 +121,8 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         tell=tell,
     )
     recording.metrics.register(registry)
+    learning = learning_of(hands, policies, me=me, company=company, recording=recording)
+    metrics_of(learning).register(registry)
 
     def application(keys: KeyRing, limits: HttpLimits) -> App:
         return http_app(
@@ -152,7 +155,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             "peers": company.numbers() if company is not None else {"connected": 0, "known": 0},
             "records": recording.facts(),
             "trials": recording.trial_facts(),
-            "learner": {"trained_at": None, "records_used": 0, "error_median": None, "coverage_90": None},
+            "learner": learning.facts(),
             "requests": _request_facts(local, company),
             "requests_of_peers": company.served() if company is not None else {},
         }
@@ -175,6 +178,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         if company is not None:
             background.start_soon(company.run)
         background.start_soon(recording.run)
+        background.start_soon(learning.run)
         async with trio.open_nursery() as servers:
             listen = partial(hands.listen, reports=reports, stop=ending.wait, limits=policies.server)
             here = TcpBind(host=policies.api.host, port=policies.api.port)

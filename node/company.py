@@ -50,6 +50,7 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 REMEMBER_AFTER = 1.0  # s after the company has changed: comings come in bursts
 REMEMBER_EVERY = 60.0  # s
 DIGEST = 60.0  # s for reading a model's configuration and index
+FAULTLESS = 0.75  # standing: the last offence was 40 minutes ago
 LAST_FRAMES = 2.0  # s for the ends of answers to be sent, once the engine has given them
 SERVING = frozenset({EngineState.READY, EngineState.DRAINING})
 
@@ -149,6 +150,11 @@ class Company:
     def outcasts(self) -> tuple[PeerId, ...]:
         """Return those parted from for what they brought, the latest last."""
         return self._parter.conduct.outcasts(trio.current_time())
+
+    def proven(self) -> tuple[PeerId, ...]:
+        """Return those who answered prompts of this node, and have done nothing lately that no honest node does."""
+        conduct, now = self._parter.conduct, trio.current_time()
+        return tuple(peer for peer in self._standings.helpers() if conduct.standing(peer, now) > FAULTLESS)
 
     def peers(self) -> dict[str, Any]:
         """Return the document of `metainf peers --json`."""

@@ -32,6 +32,8 @@ from node.core.profile import Profile, hardware_summary
 from node.errors import Unavailable
 from node.history import begin_epoch, open_own_history
 from node.http.asgi import App
+from node.learner_hands import learner_hands
+from node.learner_ports import LearnerHands
 from node.machine_profile import hardware_now
 from node.places import Places
 from node.policies import Policies, SwarmPolicies
@@ -119,6 +121,7 @@ class Hands:
         wall: returns the wall clock, microseconds since 1970; from any thread.
         trials: None on a node without an engine of its own.
         setting: model, machine and engine as records tell of them, without measuring anything; likewise.
+        learner: None on a node that is not to learn.
         swarm: None on a node by itself.
     """
 
@@ -131,6 +134,7 @@ class Hands:
     wall: Callable[[], int]
     trials: TrialHands | None = None
     setting: Callable[[], Awaitable[Setting | None]] | None = None
+    learner: LearnerHands | None = None
     swarm: SwarmHands | None = None
 
 
@@ -176,6 +180,7 @@ async def open_hands(settings: Settings, policies: Policies, where: Places) -> A
             wall=wall_us,
             trials=_trials(settings, policies, where),
             setting=_setting(settings, policies, where),
+            learner=_learner(settings, where),
             swarm=swarm,
         )
 
@@ -275,6 +280,12 @@ def _setting(settings: Settings, policies: Policies, where: Places) -> Callable[
     if not settings.engine.own:
         return None
     return kept_setting(python=_python(settings), plan=policies.plan, where=where)
+
+
+def _learner(settings: Settings, where: Places) -> LearnerHands | None:
+    if not settings.learner.enabled:
+        return None
+    return learner_hands(where.history_file(SwarmId(settings.p2p.swarm)), memory_bytes=settings.learner.memory_bytes)
 
 
 def _python(settings: Settings) -> Path:

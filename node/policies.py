@@ -22,6 +22,7 @@ from node.http.auth import ApiKey
 from node.http.config import HttpLimits
 from node.places import Places
 from node.ports import LaunchPlan
+from node.services.learn import LearnerPolicy
 from node.services.serve_peers import PeerLimits
 from node.services.tend import TendLimits
 from node.services.trial_runs import TrialPolicy
@@ -79,6 +80,7 @@ class Policies:
     http: HttpLimits
     server: ServerLimits
     trials: TrialPolicy = field(default_factory=TrialPolicy)
+    learner: LearnerPolicy = field(default_factory=LearnerPolicy)
     record_traffic: bool = True  # whether the swarm is told how this node's answers went
     swarm: SwarmPolicies | None = None  # None: a node by itself
 
@@ -134,6 +136,7 @@ def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
             daily=settings.trials.budget_minutes * 60,
             grace=engine.drain_s,
         ),
+        learner=LearnerPolicy(enabled=settings.learner.enabled, goals=settings.learner.objectives),
         record_traffic=settings.records.traffic,
         swarm=_swarm(settings.p2p, settings) if settings.p2p.enabled else None,
     )

@@ -102,6 +102,14 @@ class Recording:
         """Runs the trials that the owner asks for; None on a node without an engine of its own."""
         return None if self._trials is None else self._trials.answer
 
+    def written(self) -> int:
+        """Count the records that were written since the node came up."""
+        return self._scribe.written
+
+    def measures(self) -> bool:
+        """Tell whether trials run, which whatever else this machine does would spoil."""
+        return self.trial_facts()["state"] == "running"
+
     async def admit(self, sealed: Sequence[bytes]) -> Sequence[Admitted]:
         """Judge records that the owner brings, keep the good ones, and say to the swarm what is new.
 
@@ -127,7 +135,7 @@ class Recording:
             "key_forked": self._company is not None and self._company.replication.key_forked,
             "written": self._scribe.written,
             "doubtful": self._scribe.doubtful,
-            "rejected": self._rejected(),
+            "rejected": dict(self._rejected()),
             "exchanged": self._company.exchanged() if self._company is not None else {},
             "traffic": dict(self._observer.facts()) if self._observer is not None else None,
         }

@@ -135,6 +135,18 @@ class TrialsSection(Section, frozen=True, kw_only=True):
     budget_minutes: Annotated[float, Meta(gt=0, le=1440)] = 15.0  # at most, in 24 hours
 
 
+_OBJECTIVE = r"(latency|tail|throughput|cost|energy|slo)(:\d*\.?\d+)?"
+Objective = Annotated[str, Meta(pattern=rf"^{_OBJECTIVE}(,{_OBJECTIVE})*$")]
+
+
+class LearnerSection(Section, frozen=True, kw_only=True):
+    """[learner]: this node learns from the records that it holds how strategies and peers will do."""
+
+    enabled: bool = True  # in a process of its own at the lowest priority, once there are 60 records
+    objectives: Annotated[tuple[Objective, ...], Meta(min_length=1, max_length=8)] = ("latency",)  # to choose by
+    memory_bytes: Annotated[int, Meta(ge=512 << 20)] = 4 << 30  # of that process, at most
+
+
 class LogSection(Section, frozen=True, kw_only=True):
     """[log]: the node's own log."""
 
@@ -155,6 +167,7 @@ class Settings(Section, frozen=True, kw_only=True):
     p2p: P2pSection = P2pSection()
     records: RecordsSection = RecordsSection()
     trials: TrialsSection = TrialsSection()
+    learner: LearnerSection = LearnerSection()
     log: LogSection = LogSection()
 
     def with_api_keys(self, keys: tuple[ApiKey, ...]) -> "Settings":

@@ -91,6 +91,15 @@ def test_a_misspelt_variable_is_refused_with_the_right_one() -> None:
     assert "METAINF_API_BIND" in caught.value.remedy
 
 
+def test_objectives_of_the_learner_are_words_and_mixes_and_nothing_else() -> None:
+    mix = 'version = 1\n[learner]\nobjectives = ["tail", "latency:0.5,cost:0.5"]\n'
+    assert made(mix).learner.objectives == ("tail", "latency:0.5,cost:0.5")
+    assert made(environment={"METAINF_LEARNER_OBJECTIVES": "tail,cost"}).learner.objectives == ("tail", "cost")
+    for wrong in ("fame", "latency:", "latency:-1", "latency,", ""):
+        with pytest.raises(ConfigError, match=r"learner\.objectives"):
+            made(f'version = 1\n[learner]\nobjectives = ["{wrong}"]\n')
+
+
 def test_other_programs_variables_are_left_alone() -> None:
     environment = {"METAINF_CACHE": "x", "METAINF_PYTHON": "y", "METAINF_DATA_DIR": "z", "METAINF_ENGINE": "tag"}
     assert made(environment=environment) == Settings()

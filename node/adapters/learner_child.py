@@ -24,8 +24,10 @@ import trio
 
 from node.errors import Unavailable
 
-READY_DEADLINE: Final = 60.0  # s to import numpy and scipy: half a second, on a cold and busy disk much more
+# s to import numpy and scipy: half a second; at the lowest priority, beside an engine that takes every core, minutes.
+READY_DEADLINE: Final = 300.0
 ASK_DEADLINE: Final = 10.0  # s for an answer; a decision takes milliseconds, or tens while it learns on the same core
+DUMB_DEADLINE: Final = 300.0  # s without a word while it owes one: it hangs, and is not only slow
 END_DEADLINE: Final = 5.0  # s for a killed process to be reaped
 BACKOFF: Final = (1.0, 5.0, 30.0, 300.0)  # s until it is started again, by how often it died in a row
 HEALTHY: Final = 600.0  # s; who lived so long begins the row anew
@@ -48,13 +50,15 @@ class ChildSetup:
 
     Attributes:
         command: that starts a worker.
-        hear: is told each event of the worker (`ready`, `trained`, `failed`), as it comes.
+        hear: is told each event of the worker (`ready`, `trained`, `failed`) as it comes, and `ended` when it died.
+        ask_deadline: seconds that whoever asks waits. dumb_deadline: that it may owe an answer before it is killed.
     """
 
     command: tuple[str, ...] = (sys.executable, "-m", "node.learner.worker")
     hear: Callable[[Message], None] = field(default=lambda _: None)
     ready_deadline: float = READY_DEADLINE
     ask_deadline: float = ASK_DEADLINE
+    dumb_deadline: float = DUMB_DEADLINE
     backoff: tuple[float, ...] = BACKOFF
     memory_bytes: int = MEMORY_BYTES
     inherited: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
@@ -76,6 +80,7 @@ class LearnerChild:
         self._number = 0
         self._sending = trio.Lock()
         self._complaints: deque[str] = deque(maxlen=COMPLAINT_LINES)
+        self._owes_since: float | None = None  # since when it owes an answer and said nothing
         self.starts = 0
 
     @property
@@ -86,7 +91,8 @@ class LearnerChild:
     async def ask(self, do: str, **what: object) -> Message:
         """Ask one question and return its answer.
 
-        A child that does not answer in time is killed: it is started again, knowing nothing.
+        One that does not answer in time may be slow; one that says nothing at all for long is killed, and started
+        again, knowing nothing.
 
         Raises:
             Unavailable: it is down, busy, dumb, died over it, or refuses the question.
@@ -99,6 +105,8 @@ class LearnerChild:
         self._number += 1
         number, question = self._number, _Question()
         self._questions[number] = question
+        if self._owes_since is None:
+            self._owes_since = trio.current_time()
         try:
             with trio.move_on_after(self._setup.ask_deadline) as limit:
                 await self._send(process, {"id": number, "do": do, **what})
@@ -106,14 +114,21 @@ class LearnerChild:
         finally:
             del self._questions[number]
         if limit.cancelled_caught:
-            log.warning("learner.dumb", question=do)
-            _kill(process)
+            if self._owes_since is not None and trio.current_time() - self._owes_since >= self._setup.dumb_deadline:
+                self.renew("it says nothing")
             raise Unavailable(f"the learner did not answer within {self._setup.ask_deadline:.0f} s")
         if question.answer is None:
             raise Unavailable("the learner died over the question")
         if "error" in question.answer:
             raise Unavailable(f"the learner refuses: {question.answer['error']}")
         return question.answer["ok"]
+
+    def renew(self, reason: str) -> None:
+        """Kill the child, whatever it is doing; another is started in its place."""
+        log.warning("learner.renewed", reason=reason)
+        self._complaints.append(reason)
+        if self._process is not None:
+            _kill(self._process)
 
     async def run(self) -> None:
         """Keep a child alive until cancelled; none of it outlives the call."""
@@ -123,7 +138,9 @@ class LearnerChild:
             await self._live()
             deaths = 1 if trio.current_time() - begin > HEALTHY else deaths + 1
             wait = self._setup.backoff[min(deaths, len(self._setup.backoff)) - 1]
-            log.warning("learner.ended", again_in_s=wait, said=" / ".join(self._complaints))
+            said = " / ".join(self._complaints)
+            log.warning("learner.ended", again_in_s=wait, said=said)
+            self._setup.hear({"event": "ended", "reason": said})
             await trio.sleep(wait)
 
     async def _live(self) -> None:
@@ -142,7 +159,7 @@ class LearnerChild:
                     await self._listen(process)
                 nursery.cancel_scope.cancel()
         finally:
-            self._process = None
+            self._process, self._owes_since = None, None
             for question in self._questions.values():
                 question.answered.set()
             await _end(process)
@@ -186,6 +203,7 @@ class LearnerChild:
         if not isinstance(message, dict):
             self._complaints.append("said what is no message")
             raise _Nonsense
+        self._owes_since = None
         if (event := message.get("event")) is not None:
             if event == "ready":
                 self._process = process

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Final
 import click
 
 from node.adapters.parquet import read_table
+from node.cli.plots import hold_matplotlib
 from node.core.observation import LINE_BYTES, Row, from_line
 from node.core.observation_columns import InvalidRow
 from node.errors import ConfigError, ExitCode, Unavailable
@@ -31,7 +32,12 @@ PARQUET: Final = ".parquet"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What somebody asks for. `folds`: where finished ones are kept; None for nowhere."""
+    """What somebody asks for.
+
+    Attributes:
+        folds: where finished ones are kept; None for nowhere.
+        plots: a folder for figures; None for none. curve: draw how it learns as well.
+    """
 
     table: Path
     train: Path | None
@@ -40,6 +46,8 @@ class Asked:
     methods: str
     seed: int
     folds: Path | None
+    plots: Path | None = None
+    curve: bool = False
 
 
 def evaluate_tables(asked: Asked, *, as_json: bool) -> int:
@@ -49,6 +57,8 @@ def evaluate_tables(asked: Asked, *, as_json: bool) -> int:
         ConfigError: an objective or a method that does not exist, or nothing to judge.
         Unavailable: a file that cannot be read.
     """
+    if asked.plots is not None:
+        hold_matplotlib()
     names = _names(asked.methods)
     try:
         objective = parse(asked.objective)
@@ -62,14 +72,7 @@ def evaluate_tables(asked: Asked, *, as_json: bool) -> int:
         recipe=recipe(),
     )  # fmt: skip
     supported = all(_supports(objective.targets(one.has)) for one in (table, train) if one is not None)
-    if supported:
-        try:
-            judged = evaluate(task, time.monotonic, folds(asked.folds), _progress)
-        except NothingToJudge as error:
-            raise ConfigError(str(error), remedy="choose another --group or --table") from error
-        summary = report.report(judged, names)
-    else:
-        summary = report.unsupported(names)
+    summary = _judged(asked, task, names) if supported else report.unsupported(names)
     whole = {"table": str(asked.table), "train": None if asked.train is None else str(asked.train),
              "group": asked.group, "objective": objective.name, "seed": asked.seed, **summary}  # fmt: skip
     if as_json:
@@ -89,7 +92,11 @@ def read(path: Path) -> Table:
     Raises:
         Unavailable: it cannot be read. ConfigError: a row is no row.
     """
-    rows: list[Row] = []
+    return Table.of_rows(read_rows(path))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read the rows of an observation table; raises as `read` does."""
     try:
         rows = list(read_table(path) if path.suffix == PARQUET else _lines(path))
     except InvalidRow as error:
@@ -98,7 +105,7 @@ def read(path: Path) -> Table:
         raise Unavailable(f"{path} cannot be read: {error}", remedy="check its permissions") from error
     if not rows:
         raise ConfigError(f"{path} has no rows", remedy="metainf records export writes some")
-    return Table.of_rows(rows)
+    return rows
 
 
 def _lines(path: Path) -> Iterator[Row]:
@@ -106,6 +113,30 @@ def _lines(path: Path) -> Iterator[Row]:
         while line := file.readline(LINE_BYTES + 1):
             if line.strip():
                 yield from_line(line)
+
+
+def _judged(asked: Asked, task: Task, names: list[str]) -> dict[str, Any]:
+    kept = folds(asked.folds)
+    try:
+        judged = evaluate(task, time.monotonic, kept, _progress)
+    except NothingToJudge as error:
+        raise ConfigError(str(error), remedy="choose another --group or --table") from error
+    summary = report.report(judged, names)
+    if asked.plots is not None:
+        _draw(asked.plots, task, summary, kept, curve=asked.curve)
+    return summary
+
+
+def _draw(
+    folder: Path, task: Task, summary: Mapping[str, Any], kept: MutableMapping[str, Fold], *, curve: bool
+) -> None:
+    from node.cli.learn_plots import Drawing, draw  # noqa: PLC0415 -- few want figures
+
+    drawing = Drawing(
+        task=task, summary=summary, kept=kept, clock=time.monotonic, progress=_progress, curve=curve
+    )  # fmt: skip
+    for file in draw(folder, drawing):
+        click.echo(f"drawn: {file}", err=True)
 
 
 def _names(words: str) -> list[str]:

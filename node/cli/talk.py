@@ -1,6 +1,7 @@
 """`metainf status`, `peers`, `models`, `ask`: verbs that speak to the running node over its control socket."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from http.client import HTTPResponse
@@ -42,6 +43,7 @@ def status(data_dir: Path | None, as_json: bool) -> None:
         click.echo(f"          | {line}")
     click.echo(f"records   {_history(facts['records'])}")
     click.echo(f"trials    {_trials(facts.get('trials', {}))}")
+    click.echo(f"learner   {_learner(facts.get('learner', {}))}")
     counts = ", ".join(f"{value} {name}" for name, value in requests.items())
     click.echo(f"requests  {counts}")
 
@@ -71,6 +73,23 @@ def _trials(trials: dict[str, Any]) -> str:
         words.append(f"{trials['discarded_share']:.0%} of the trials discarded")
     if trials.get("last_reason"):
         words.append(f"the last run ended: {trials['last_reason']}")
+    return ", ".join(words)
+
+
+def _learner(learner: dict[str, Any]) -> str:
+    state, reason = learner.get("state", "off"), learner.get("reason")
+    words = [f"{state}: {reason}" if reason else state]
+    if learner.get("trained_at"):
+        took = f"in {learner['train_s'] or 0:.0f} s at {learner['trained_at']}"
+        words.append(f"learnt from {learner['records_used']} records of {learner['authors']} authors {took}")
+    if learner.get("error_median") is not None:
+        words.append(f"half of its forecasts within {math.expm1(learner['error_median']):.0%}")
+    if learner.get("coverage_90") is not None:
+        words.append(f"its 90 % intervals hold {learner['coverage_90']:.0%}")
+    if learner.get("doubted"):
+        words.append(f"{len(learner['doubted'])} authors doubted")
+    if learner.get("restarts"):
+        words.append(f"restarted {learner['restarts']} times")
     return ", ".join(words)
 
 

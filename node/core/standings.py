@@ -67,6 +67,7 @@ class Standings:
 
     def __init__(self) -> None:
         self._facts: dict[PeerId, _Facts] = {}
+        self._helpers: dict[PeerId, None] = {}  # the latest last
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -90,6 +91,17 @@ class Standings:
     def answered(self, replica: PeerId, now: float) -> None:
         """Note a first byte: what spoke against the replica is over."""
         self._keep(replica, replace(self._of(replica), faults=0, barred_until=0.0, bar="", heard_at=now))
+
+    def helped(self, replica: PeerId) -> None:
+        """Note that it answered a prompt of ours to the end. That is remembered though it goes away."""
+        self._helpers.pop(replica, None)
+        self._helpers[replica] = None
+        if len(self._helpers) > REPLICAS:
+            del self._helpers[next(iter(self._helpers))]
+
+    def helpers(self) -> tuple[PeerId, ...]:
+        """Return who did."""
+        return tuple(self._helpers)
 
     def refused(self, replica: PeerId, now: float, retry_after: float | None) -> None:
         """Note a polite no: it is asked again when it said, within bounds."""

@@ -10,34 +10,31 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from node.learner import failure, local, trust
 from node.learner import objective as objectives
-from node.learner import trust
 from node.learner.curves import Cell, Curve, curves
-from node.learner.groups import labels
+from node.learner.failure import Failures
+from node.learner.features import prepare
 from node.learner.head import Head
+from node.learner.hearing import AUTHOR, Ranks, hear, possible, quickly, voices_of
 from node.learner.intervals import coverage
 from node.learner.objective import Objective
 from node.learner.prior import PhysicsHead, Prior
 from node.learner.select import Choice, Forecast, Limits, choose, lossy
 from node.learner.stack import FittedStack, StackHead
-from node.learner.table import OUTCOME, Floats, Ints, Table
-from node.learner.trees import Growth, TreesHead, advantage_head, residual_head
-from node.learner.trust import Standing, Voices
+from node.learner.table import OUTCOME, Floats, Table
+from node.learner.trees import advantage_head, residual_head
 
-AUTHOR: Final = "record.author"
 LEAST_ROWS: Final = 60  # below it, physics and its mean error: a tree on less is noise
 # Half-width where nothing was calibrated: physics alone is within a factor 1.8 nine times of ten on machines of which
 # the micro-benchmark is known, within 3 on data sheets (docs/learner.md); differences within a context are far closer.
 PHYSICS_HALF_WIDTH: Final = 1.1
 PHYSICS_CHOICE_HALF_WIDTH: Final = 0.25
-QUICK: Final = Growth(rounds=60, rate=0.1, leaves=15, huber=0.3, near=0.0, bags=1)  # to find liars by: many fits
 JUDGED: Final = 5  # one in so many contexts judges the figures that are shown
 MOST_ROWS: Final = 200_000  # learnt from; the newest
 
 MakeHeads: TypeAlias = Callable[[Prior, int], Sequence[Head]]  # what to correct, and rows to learn from
-Ranks: TypeAlias = Mapping[str, Standing]  # author to standing; who is not in it is unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +45,7 @@ class Learnt:
         stack: None where physics alone speaks.
         error_median: of |log error| on contexts that were left out. coverage_90: share within the interval there.
         choice_half_width: half the 90 % interval of differences within a context.
+        shift: by how much own records say that times differ here; None where heads learnt from them, or there are none.
     """
 
     prior: Prior
@@ -56,14 +54,16 @@ class Learnt:
     error_median: float | None = None
     coverage_90: float | None = None
     choice_half_width: float = PHYSICS_CHOICE_HALF_WIDTH
+    shift: local.Shift | None = None
 
     def ask(self, table: Table) -> tuple[Floats, Floats]:
         """Return log-values and half-widths, both shape (rows,)."""
+        off = 0.0 if self.shift is None else self.shift.of(table)
         if self.stack is None:
-            return self.prior.log_cost(table), np.full(table.rows, PHYSICS_HALF_WIDTH)
+            return self.prior.log_cost(table) + off, np.full(table.rows, PHYSICS_HALF_WIDTH)
         foretold = self.stack.predict(table)
         width = self.stack.half_width(table, foretold)
-        return foretold.mean, np.where(np.isnan(width), PHYSICS_HALF_WIDTH, width)
+        return foretold.mean + off, np.where(np.isnan(width), PHYSICS_HALF_WIDTH, width)
 
     def choice_width(self, table: Table) -> Floats:
         """Return half the 90 % interval of differences within the rows' context: wider far from what was learnt."""
@@ -97,13 +97,14 @@ class Brain:
     Attributes:
         make_heads: the heads that may learn for choices; times for curves are left to trees.
         learnt: by the name of an objective or outcome.
-        rows: that were learnt from. trust: of authors, 0 to 1.
+        rows: that were learnt from. trust: of authors, 0 to 1. failures: what is known of them.
     """
 
     make_heads: MakeHeads
     learnt: Mapping[str, Learnt] = field(default_factory=dict)
     rows: int = 0
     credibility: Mapping[str, float] = field(default_factory=dict)
+    failures: Failures = field(default_factory=Failures)
 
     def taught(
         self,
@@ -130,12 +131,15 @@ class Brain:
         for goal in wanted:
             learnt[goal.name], found = self._learn(kept, ranks, goal, rng)
             credibility = found or credibility
-        return replace(self, learnt=learnt, rows=kept.rows, credibility=credibility)
+        failures = failure.learn(kept, _voiced(kept, ranks, credibility), rng)
+        return replace(self, learnt=learnt, rows=kept.rows, credibility=credibility, failures=failures)
 
     def advise(self, candidates: Table, goal: Objective, default: int | None, limits: Limits | None = None) -> Advice:
-        """Choose among the rows of one context."""
+        """Choose among the rows of one context. Where no limit says how likely they fail, what was learnt does."""
         forecast, learnt = self._foretell(goal, candidates)
         limits = limits or Limits(lossy=lossy(candidates))
+        if limits.failure is None:
+            limits = replace(limits, failure=self.failures.probability(candidates))
         return Advice(choice=choose(forecast, default, limits), forecast=forecast, learnt=learnt)
 
     def curves(self, cells: Sequence[Cell]) -> list[Curve]:
@@ -167,21 +171,36 @@ class Brain:
         self, table: Table, ranks: Ranks, goal: Objective, rng: np.random.Generator
     ) -> tuple[Learnt, Mapping[str, float]]:
         target = goal.of(table)
-        there = np.flatnonzero(np.isfinite(target))
-        if len(there) < LEAST_ROWS:
-            return _physics(goal), {}
-        rows, target = table.take(there), target[there]
-        prior = Prior.of(goal, rows)
-        weight, credibility = _weights(rows, target, prior, ranks, rng)
-        heads = self.make_heads(prior, len(there)) if goal.is_choice else trees(prior, len(there))
+        there = np.flatnonzero(np.isfinite(target) & possible(table, ranks))
+        told, target = prepare(table.take(there)), target[there]
+        own = local.few(told, ranks, AUTHOR)
+        mine, mine_target = told.take(own), target[own]
+        if told.rows < LEAST_ROWS:
+            return _physics(goal, mine, mine_target), {}
+        prior = Prior.of(goal, told)
+        heard = hear(told, target, prior, ranks, rng).without(own)
+        if len(heard.rows) < LEAST_ROWS:
+            return _physics(goal, mine, mine_target), heard.credibility
+        rows, target, weight = told.take(heard.rows), target[heard.rows], heard.weight
+        heads = self.make_heads(prior, rows.rows) if goal.is_choice else trees(prior, rows.rows)
         head = StackHead(heads=[PhysicsHead(prior=prior), *heads])
         judged = _judged(head, rows, target, weight, rng)
         stack = head.fit(rows, target, weight, rng)
-        return replace(judged, prior=prior, stack=stack, rows=len(there)), credibility
+        fit = quickly(rows, target, prior, rng)
+        shift = local.shift(
+            mine,
+            mine_target - stack.predict(mine).mean,
+            lambda: local.learn_scales(rows, target, lambda learn, ask: fit(learn, weight[learn], ask)),
+        )
+        return replace(judged, prior=prior, stack=stack, rows=rows.rows, shift=shift), heard.credibility
 
 
-def _physics(goal: Objective) -> Learnt:
-    return Learnt(prior=Prior(objective=goal, outcomes=frozenset(_ALL_OUTCOMES)))
+def _physics(goal: Objective, mine: Table | None = None, target: Floats | None = None) -> Learnt:
+    """Return physics, and how far off it was on own records."""
+    prior = Prior(objective=goal, outcomes=frozenset(_ALL_OUTCOMES))
+    if mine is None or target is None or not mine.rows:
+        return Learnt(prior=prior)
+    return Learnt(prior=prior, shift=local.shift(mine, target - prior.log_cost(mine)))
 
 
 def _numbers(table: Table, name: str) -> Floats:
@@ -235,25 +254,10 @@ def _choice_width(table: Table, error: Floats) -> float:
     return float(np.quantile(np.abs(inner[several]), 0.9) * np.sqrt(2))
 
 
-def _weights(
-    table: Table, target: Floats, prior: Prior, ranks: Ranks, rng: np.random.Generator
-) -> tuple[Floats, Mapping[str, float]]:
-    """Return the rows' weights and their authors' credibility. Observations, which nobody signed, count alike."""
+def _voiced(table: Table, ranks: Ranks, credibility: Mapping[str, float]) -> Floats:
+    """Return what rows count as evidence of failures: their authors were judged by what they measured."""
     if not table.has(AUTHOR):
-        return np.ones(table.rows), {}
-    author = np.array([str(name or "") for name in table.words(AUTHOR)], dtype=object)
-    voices = Voices(
-        author=author,
-        gpu=labels(table, "hardware.name"),
-        standing=np.array([ranks.get(name, "unknown") for name in author], dtype=object),
-        context=table.context_index,
-    )
-    quick = TreesHead(name="quick", prior=prior, centred=False, growth=QUICK)
-
-    def foretell(learn: Ints, weight: Floats, ask: Ints) -> Floats:
-        heard: NDArray[np.bool_] = weight > 0
-        fitted = quick.fit(table.take(learn[heard]), target[learn[heard]], weight[heard], rng)
-        return fitted.predict(table.take(ask)).mean
-
-    found = trust.weigh(voices, target, foretell, rng)
-    return np.maximum(found.weight, 1e-6), found.credibility
+        return np.ones(table.rows)
+    voices = voices_of(table, ranks)
+    believed = np.array([credibility.get(name, 1.0) for name in voices.author])
+    return trust.capped(voices, trust.prior(voices) * believed**trust.STRICTNESS)

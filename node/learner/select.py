@@ -54,7 +54,8 @@ class Limits:
 
     Attributes:
         memory_share: of the devices' memory that each needs.
-        failure: foretold probability of a failure.
+        failure: foretold probability of a failure. failure_limit: beyond it a candidate is not taken; the default is,
+            and whatever is no likelier to fail than the default.
         promised: pairs of (log of what is foretold, log of what is promised) for each promise.
         lossy: which candidates change answers.
         lossy_allowed: whether they may.
@@ -62,6 +63,7 @@ class Limits:
 
     memory_share: Floats | None = None
     failure: Floats | None = None
+    failure_limit: float = FAILURES_ALLOWED
     promised: tuple[tuple[Floats, float], ...] = ()
     lossy: Mask | None = None
     lossy_allowed: bool = False
@@ -93,7 +95,7 @@ def choose(forecast: Forecast, default: int | None, limits: Limits | None = None
     Without a default the cheapest is taken. Where promises cannot be kept by anyone, those who break them least are
     compared. Abstaining means the default; where it does not fit, the cheapest that does.
     """
-    fits = feasible(limits, len(forecast.cost)) & np.isfinite(forecast.cost)
+    fits = feasible(limits, len(forecast.cost), default) & np.isfinite(forecast.cost)
     if default is not None and not fits[default]:
         default = None
     if not fits.any():
@@ -129,7 +131,7 @@ def _guarded(forecast: Forecast, cost: Floats, default: int, risk: float) -> Cho
     )
 
 
-def feasible(limits: Limits | None, count: int) -> Mask:
+def feasible(limits: Limits | None, count: int, default: int | None = None) -> Mask:
     """Return which candidates keep the limits, shape (count,). The unknown (NaN) is held against nobody."""
     fits = np.ones(count, dtype=bool)
     if limits is None:
@@ -137,7 +139,8 @@ def feasible(limits: Limits | None, count: int) -> Mask:
     if limits.memory_share is not None:
         fits &= ~(limits.memory_share > 1)
     if limits.failure is not None:
-        fits &= ~(limits.failure > FAILURES_ALLOWED)
+        usual = limits.failure_limit if default is None else np.fmax(limits.failure_limit, limits.failure[default])
+        fits &= ~(limits.failure > usual)
     if limits.lossy is not None and not limits.lossy_allowed:
         fits &= ~limits.lossy
     broken = np.zeros(count)
@@ -186,7 +189,7 @@ def trials(forecast: Forecast, current: int, seconds: Floats, limits: Limits | N
         current: the candidate in use; trying it costs no restart, which `seconds` should say.
         seconds: that a trial of each takes, restart included, shape (candidates,); positive.
     """
-    fits = feasible(limits, len(forecast.cost)) & np.isfinite(forecast.cost)
+    fits = feasible(limits, len(forecast.cost), current) & np.isfinite(forecast.cost)
     fits[current] = fits[current] or bool(np.isfinite(forecast.cost[current]))
     if int(fits.sum()) < 2:
         return ()

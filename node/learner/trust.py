@@ -2,8 +2,16 @@
 
 Knows authors, standings and errors; knows no signature and no peer (what was refused at the door never comes here).
 The predictor is an argument. Theory: each author has a precision of their own, drawn from a Gamma distribution with
-mean 1; the errors of a predictor that saw nothing of that author tell which. That is Student's t with the author in the
-place of the row, and its weight has a closed form (Lange, Little and Taylor, 1989): (nu + n) / (nu + sum of squares).
+mean 1; how a predictor that saw nothing of that author fares on their records tells which, in two ways:
+
+- by errors: Student's t with the author in the place of the row; its weight has a closed form (Lange, Little and
+  Taylor, 1989): (nu + n) / (nu + sum of squares).
+- by choices: what the predictor's pick loses by the author's account, and the author's best by the predictor's. A lie
+  about one strategy of twenty hardly shows in the sum of all errors, but a lie that misleads nobody does no harm, and
+  what misleads shows here whole. These losses are exponential rather than normal: (nu + n) / (nu + sum of losses).
+
+The less believed of both counts. The first predictor is one that no record can bend, physics: where most of what is
+said are lies of fresh identities, a fit to all would side with them.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.learner.table import Floats, Ints
+from node.learner.weights import Choices
 
 Standing: TypeAlias = Literal["own", "known", "unknown"]
 Words: TypeAlias = NDArray[np.object_]
@@ -23,14 +32,20 @@ STANDING_WEIGHT: Final[Mapping[Standing, float]] = {"own": 10.0, "known": 1.0, "
 AUTHOR_CAP: Final = 0.1
 AUTHOR_GPU_CAP: Final = 0.05  # who owns a whole GPU type alone is believed, but never loud
 UNKNOWN_CAP: Final = 0.5  # all unknown together, as a multiple of own and known; a thousand identities cost nothing
+ANCHOR: Final = 100  # own records, which those caps take for granted: a first one must not silence a swarm
 EQUAL_SHARES: Final = 2.0
 
 FREEDOM: Final = 4.0  # nu of Student's t: records of a new author count as four at the typical error
 STRICTNESS: Final = 2.0  # power of an author's precision: twice the typical error counts a sixteenth, not a quarter
+UNHEARD: Final = 0.2  # credibility below which nothing is heard: a whisper still counts where nobody else is
+TOLERANCE: Final = 2.0  # honest records of unusual machines are so many times less precise than the typical
+LEAST_LOSS: Final = 0.05  # log-cost that both picks together lose among honest people
 OUTLIER: Final = 5.0  # errors beyond so many scales are all alike: one typing error is no life of lies
 FOLDS: Final = 5
 ROUNDS: Final = 3  # liars bend the first fit; with their weight gone the next is straighter
 LEAST_SCALE: Final = 1e-3  # log-seconds
+LEAST_LEVEL: Final = 0.1  # log-seconds by which hosts with one type of machine differ
+LEAST_INNER: Final = 0.05  # log-seconds: noise, and what no predictor foretells
 HUBER: Final = 1.345  # 95 % efficient for normal errors
 _MAD: Final = 1.4826  # median absolute deviation to standard deviation
 
@@ -68,24 +83,29 @@ class Trust:
     credibility: Mapping[str, float]
 
 
-def weigh(voices: Voices, target: Floats, foretell: Foretell, rng: np.random.Generator) -> Trust:
+def weigh(
+    voices: Voices, target: Floats, foretell: Foretell, rng: np.random.Generator, unbent: Floats | None = None
+) -> Trust:
     """Return what rows and authors are worth, from errors of predictors that saw nothing of the author.
 
     Args:
         target: what the rows say, logarithms, finite, shape (rows,).
         foretell: fits and predicts; called FOLDS times a round. A robust loss there helps.
         rng: parts the authors into folds.
+        unbent: what is foretold of the rows without any record (physics), shape (rows,); it judges first.
     """
     names, author = np.unique(voices.author.astype(str), return_inverse=True)
     own = np.isin(author, author[voices.standing == "own"])
     credibility = np.ones(len(names))
     weight = capped(voices, prior(voices))
     if len(names) > 1:
-        for _ in range(ROUNDS):
-            error = target - _cross_fitted(author, len(names), weight, foretell, rng)
-            credibility = _credibility(error, author, voices.context, weight)
+        for number in range(ROUNDS):
+            first = unbent if number == 0 else None
+            foretold = first if first is not None else _cross_fitted(author, len(names), weight, foretell, rng)
+            credibility = _credibility(target, foretold, author, voices.context, weight)
             credibility[author[own]] = 1.0  # doubting one's own eyes is for the benchmark, not for here
-            weight = capped(voices, prior(voices) * credibility[author] ** STRICTNESS)
+            believed = np.where(credibility < UNHEARD, 0.0, credibility**STRICTNESS)
+            weight = capped(voices, prior(voices) * believed[author])
     by_name = {str(name): float(value) for name, value in zip(names, credibility, strict=True)}
     return Trust(weight=weight, credibility=by_name)
 
@@ -108,8 +128,9 @@ def capped(voices: Voices, weight: Floats) -> Floats:
         ready = _quieted(ready, group, cap, own)
     unknown = voices.standing == "unknown"
     loud, anchored = ready[unknown].sum(), ready[~unknown].sum()
-    if anchored > 0 and loud > UNKNOWN_CAP * anchored:
-        ready[unknown] *= UNKNOWN_CAP * anchored / loud
+    most = UNKNOWN_CAP * max(anchored, ANCHOR * STANDING_WEIGHT["own"])
+    if anchored > 0 and loud > most:
+        ready[unknown] *= most / loud
     return ready / ready.mean() if ready.sum() > 0 else np.ones(len(ready))
 
 
@@ -182,24 +203,55 @@ def _cross_fitted(author: Ints, authors: int, weight: Floats, foretell: Foretell
     return foretold
 
 
-def _credibility(error: Floats, author: Ints, context: Ints, weight: Floats) -> Floats:
-    """Return each author's precision in units of the typical, at most 1, shape (authors,).
+def _credibility(target: Floats, foretold: Floats, author: Ints, context: Ints, weight: Floats) -> Floats:
+    """Return each author's precision in units of the typical, at most 1, shape (authors,)."""
+    known = np.isfinite(foretold)
+    error = np.where(known, target - foretold, 0.0)
+    error = np.where(known, error - _weighted_median(error[known], weight[known]), 0.0)
+    by_error = _by_error(error, known, author, context, weight)
+    return np.minimum(by_error, _by_choice(target, foretold, author, context, weight))
+
+
+def _by_error(error: Floats, known: NDArray[np.bool_], author: Ints, context: Ints, weight: Floats) -> Floats:
+    """Return precisions by squared errors.
 
     An error has two parts: how a context as a whole was misjudged, which happens to honest records of new hardware,
     and how strategies were ordered within it, which hardly does. Each is judged by its own scale.
     """
-    known = np.isfinite(error)
-    offset, inner = _parts(np.where(known, error, 0.0), author, context)
+    offset, inner = _parts(error, author, context)
     squares = np.zeros(len(error))
-    for part in (offset, inner):
-        scale = max(_MAD * _weighted_median(np.abs(part[known]), weight[known]), LEAST_SCALE)
+    for part, least in ((offset, LEAST_LEVEL), (inner, LEAST_INNER)):
+        scale = max(_MAD * _weighted_median(np.abs(part[known]), weight[known]), least)
         squares += np.minimum((part / scale) ** 2, OUTLIER**2) / 2
     authors = int(author.max()) + 1
     count = _sums(author, known, authors)
     total = _sums(author, np.where(known, squares, 0.0), authors)
     precision = (FREEDOM + count) / (FREEDOM + total)
     voice = _sums(author, weight, authors)
-    return np.minimum(precision / _weighted_median(precision, voice), 1.0)
+    return np.minimum(TOLERANCE * precision / _weighted_median(precision, voice), 1.0)
+
+
+def _by_choice(target: Floats, foretold: Floats, author: Ints, context: Ints, weight: Floats) -> Floats:
+    """Return precisions by what choices lose, shape (authors,); 1 for who measured no two strategies in a context."""
+    authors = int(author.max()) + 1
+    known = np.flatnonzero(np.isfinite(foretold))
+    _, where = np.unique(np.stack([author[known], context[known]]), axis=1, return_inverse=True)
+    cut = Choices.of(where.reshape(-1))
+    if not len(cut.starts):
+        return np.ones(authors)
+    told, thought = target[known][cut.order], foretold[known][cut.order]
+    lost = cut.regret(thought, told) + cut.regret(told, thought)
+    who = author[known][cut.order][cut.starts]
+    count, total = _sums(who, np.ones(len(who)), authors), _sums(who, lost, authors)
+    mean = total / np.maximum(count, 1.0)
+    voice = np.where(count > 0, _sums(author, weight, authors), 0.0)
+    typical = max(_weighted_median(mean, voice), LEAST_LOSS)
+    # Who has said little is judged by the company of those who came alike: of a thousand who said one thing each, those
+    # whom nothing contradicts are not likely to be of another kind than those who are caught.
+    company = np.floor(np.log2(np.maximum(count, 1.0))).astype(np.int64)
+    usual = (_sums(company, total, authors) / np.maximum(_sums(company, count, authors), 1.0))[company]
+    expected = FREEDOM * np.maximum(usual / typical, 1.0)
+    return np.minimum(TOLERANCE * (FREEDOM + count) / (expected + total / typical), 1.0)
 
 
 def _parts(error: Floats, author: Ints, context: Ints) -> tuple[Floats, Floats]:

@@ -259,6 +259,7 @@ class _Notes:
 
     def proven(self) -> None:
         self._book.proven(self._peer, self._clock())
+        self._standings.helped(self._peer)
 
     def fault(self, *, hung: bool) -> None:
         now = self._clock()

@@ -65,13 +65,38 @@ async def test_a_child_that_dies_over_a_question_is_started_again_and_the_questi
 
 
 async def test_a_dumb_child_is_killed_after_the_deadline_with_all_who_wait_for_it() -> None:
-    setup = misbehaving(f"{READY}\ntime.sleep(600)", ask_deadline=0.3)
+    setup = misbehaving(f"{READY}\ntime.sleep(600)", ask_deadline=0.3, dumb_deadline=0.5)
+    with trio.fail_after(WITHIN):
+        async with open_learner(setup) as child:
+            await is_ready(child)
+            for _ in range(2):  # the first time it may only be slow
+                with pytest.raises(Unavailable, match="did not answer"):
+                    await child.ask("state")
+            await is_ready(child, starts=2)
+
+
+async def test_a_slow_child_is_not_killed_and_a_late_answer_is_nobody_s() -> None:
+    slow = "time.sleep(0.6)\nfor number in (1, 2): print(json.dumps({'id': number, 'ok': {'n': number}}), flush=True)"
+    setup = misbehaving(f"{READY}\nsys.stdin.readline()\n{slow}\ntime.sleep(600)", ask_deadline=0.4)
     with trio.fail_after(WITHIN):
         async with open_learner(setup) as child:
             await is_ready(child)
             with pytest.raises(Unavailable, match="did not answer"):
                 await child.ask("state")
+            assert await child.ask("state") == {"n": 2}
+            assert child.starts == 1
+
+
+async def test_who_keeps_it_hears_that_it_died_and_may_have_it_replaced() -> None:
+    heard: list[Any] = []
+    setup = misbehaving(f"{READY}\nprint('words', file=sys.stderr)\ntime.sleep(600)", hear=heard.append)
+    with trio.fail_after(WITHIN):
+        async with open_learner(setup) as child:
+            await is_ready(child)
+            child.renew("it learns for ever")
             await is_ready(child, starts=2)
+    assert [each["event"] for each in heard[:3]] == ["ready", "ended", "ready"]
+    assert "it learns for ever" in heard[1]["reason"]
 
 
 async def test_one_that_never_gets_ready_one_that_talks_nonsense_and_one_that_is_not_there_are_tried_again() -> None:
@@ -130,7 +155,7 @@ async def test_the_child_gets_no_secret_of_the_daemon_and_one_thread() -> None:
 def test_the_daemon_s_side_imports_nothing_heavy() -> None:
     probe = (
         "import sys, node.app, node.adapters.learner_child;"
-        "heavy = {'torch', 'lightgbm', 'sentence_transformers', 'scipy', 'sklearn', 'node.learner'};"
+        "heavy = {'torch', 'numpy', 'lightgbm', 'sentence_transformers', 'scipy', 'sklearn', 'node.learner'};"
         "found = heavy & set(sys.modules); assert not found, found"
     )
     root = Path(__file__).parent.parent.parent

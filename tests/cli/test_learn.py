@@ -1,17 +1,21 @@
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from node.cli.main import run
 from node.core.observation import to_line
+from node.learner.table import Table
+from tests.cli.test_records import fill, record, traffic
 from tests.learner.synthetic import world
 
+Metainf = Callable[..., tuple[int, str, str]]
+PLACE = ("--model", "8e", "--hardware", "old card", "--set", "workload.prompt_tokens=1000")
 
-@pytest.fixture
-def lines(tmp_path: Path) -> Path:
-    table = world(12)
-    file = tmp_path / "table.jsonl"
+
+def written(table: Table, file: Path) -> Path:
     rows = [
         {name: column[row] if column.dtype == object else float(column[row]) for name, column in table.columns.items()}
         | {"context": int(table.contexts[row])}
@@ -19,6 +23,17 @@ def lines(tmp_path: Path) -> Path:
     ]
     file.write_bytes(b"".join(map(to_line, rows)))
     return file
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    return written(world(12), tmp_path / "table.jsonl")
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Rows too few to learn from, and so at once: physics answers."""
+    return written(world(8), tmp_path / "few.jsonl")
 
 
 def evaluate(file: Path, *more: str) -> int:
@@ -53,3 +68,137 @@ def test_wrong_words_are_told_with_the_right_ones(lines: Path, capsys: pytest.Ca
     assert "there are ours" in capsys.readouterr().err
     assert evaluate(lines, "--objective", "speed") != 0
     assert "is no objective" in capsys.readouterr().err
+
+
+def test_it_draws_predictions_regret_and_how_it_learns(
+    lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    asked = ("--methods", "physics,nearest,default", "--data-dir", str(tmp_path), "--plots", str(tmp_path / "plots"))
+    assert evaluate(lines, *asked, "--curve") == 0
+    files = sorted((tmp_path / "plots").iterdir())
+    assert [file.name for file in files] == [
+        "learning_curve.png", "predicted_against_observed.png", "regret_by_group.png"
+    ]  # fmt: skip
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    assert capsys.readouterr().err.count("drawn: ") == 3
+    assert evaluate(lines, "--curve") == 2
+
+
+# -- train, predict, explain
+
+
+def test_training_says_what_was_learnt_from_what_and_that_few_rows_leave_it_to_physics(
+    metainf: Metainf, few: Path
+) -> None:
+    code, out, _ = metainf("learn", "train", "--table", str(few), "--objective", "latency", "--objective", "cost")
+    assert code == 0
+    assert "48 rows of 8 contexts" in out
+    assert out.count("physics: too few rows") == 4  # both, and the times to and between tokens
+    found = json.loads(metainf("learn", "train", "--table", str(few), "--json")[1])
+    assert {"rows", "contexts", "train_s", "heads", "learnt", "failures", "authors", "least_credible"} <= set(found)
+    assert found["learnt"]["latency"]["error_median"] is None
+    assert found["failures"] == {"failed": 0, "observed": 48, "trees": False}
+
+
+def test_without_a_table_it_learns_from_the_nodes_own_history_and_says_where_there_is_none(
+    metainf: Metainf, data_dir: Path, tmp_path: Path
+) -> None:
+    code, _, err = metainf("learn", "train")
+    assert code == 69
+    assert "metainf records import FILE" in err
+    fill(data_dir, record(1), record(2), traffic(3))
+    found = json.loads(metainf("learn", "train", "--json")[1])
+    assert found["rows"] == 3
+    assert found["source"] == "the history of public"
+    assert metainf("records", "export", str(tmp_path / "all.jsonl"))[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    rows[0]["record.sealed"] = rows[1]["record.sealed"][:-8] + "AAAAAAA="  # no longer what its author signed
+    rows[1]["outcome.latency_mean_s"] = 1e-9  # beside the sealed record it says nothing
+    (tmp_path / "bent.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = metainf("learn", "train", "--table", str(tmp_path / "bent.jsonl"), "--json")
+    assert json.loads(out)["rows"] == 2
+    assert "1 records of" in err
+    code, out, _ = metainf("learn", "predict", "--model", "Qwen", "--hardware", "3090", "--workload", "shared_prefix")
+    assert code == 0
+    assert "prefix:on" in out
+
+
+def test_a_prediction_ranks_the_strategies_of_a_context_against_the_default(metainf: Metainf, few: Path) -> None:
+    found = json.loads(metainf("learn", "predict", "--table", str(few), "--like", "3", "--json")[1])
+    costs = [row["cost"] for row in found["strategies"]]
+    assert costs == sorted(costs)
+    assert found["unit"] == "seconds"
+    (default,) = [row for row in found["strategies"] if row["default"]]
+    assert (default["name"], default["gain"]) == ("budget 1024+prefix", 0)
+    assert sum(not row["between"] for row in found["strategies"]) == 6
+    (chosen,) = [row for row in found["strategies"] if row["chosen"]]
+    assert chosen["name"] == found["choice"]
+    assert chosen["cost_low"] < chosen["cost"] < chosen["cost_high"]
+    assert found["context"]["hardware.name"] == "new card"
+    out = metainf("learn", "predict", "--table", str(few), "--like", "3", "--top", "2", "--no-between")[1]
+    assert "budget 1024+prefix" in out
+    assert ">" in out
+    assert " ~" not in out
+    mixed = ("--objective", "latency:0.5,cost:0.5", "--no-between", "--json")
+    relative = json.loads(metainf("learn", "predict", "--table", str(few), "--like", "3", *mixed)[1])
+    assert relative["unit"] is None
+
+
+def test_a_question_is_put_together_from_names_settings_a_file_and_this_machine(
+    metainf: Metainf, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = metainf("learn", "predict", "--table", str(few), *PLACE, "--json")
+    assert (code, err.count("error")) == (0, 0)
+    found = json.loads(out)
+    assert found["context"]["workload.prompt_tokens"] == 1000
+    assert len([row for row in found["strategies"] if not row["between"]]) == 6
+
+    row = {"model.parameters": 1e9, "hardware.name": "mine", "hardware.spec_bytes_per_s": 1e12}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(row)))
+    asked = ("--context", "-", "--set", "workload.output_tokens=50", "--json")
+    code, out, err = metainf("learn", "predict", *asked)  # a newcomer has neither table nor history
+    found = json.loads(out)
+    assert "physics alone answers" in err
+    assert found["context"]["hardware.name"] == "mine"
+    assert found["strategies"][-1]["strategy"]["strategy.engine"] == "vllm"
+
+    config = tmp_path / "tiny" / "config.json"
+    config.parent.mkdir()
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1000}
+    config.write_text(json.dumps({**shape, "intermediate_size": 256, "torch_dtype": "bfloat16"}))
+    asked = ("--model-config", str(config), "--hardware", "this", "--set", "workload.prompt_tokens=10", "--json")
+    found = json.loads(metainf("learn", "predict", "--table", str(few), *asked)[1])
+    assert found["context"]["model.name"] == "tiny"
+    assert found["context"]["model.parameters"] == 2 * 1000 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 256)
+    assert found["context"]["hardware.name"]
+
+
+def test_an_explanation_says_what_physics_says_and_how_sure_it_is(metainf: Metainf, few: Path) -> None:
+    asked = ("learn", "explain", "--table", str(few), "--like", "0")
+    found = json.loads(metainf(*asked, "--json")[1])["explanation"]
+    assert found["gain"] == found["physics"]
+    assert found["features"] == []
+    out = metainf(*asked)[1]
+    assert "physics says so alone" in out
+    assert "intervals are those of physics" in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("--like", "99"), "there is no context 99"),
+        (("--model", "model"), "several could be meant"),
+        (("--model", "gpt"), "the table knows no model.name 'gpt'"),
+        (("--model", "8e"), "nothing says which hardware is meant"),
+        ((*PLACE, "--set", "speed=3"), "sets no column"),
+        (("--like", "1", "--objective", "speed"), "is no objective"),
+        (("--like", "1", "--promise", "ttft_s=1"), "slo alone"),
+        (("--like", "1", "--objective", "slo", "--promise", "ttft_s=soon"), "positive number of seconds"),
+        (("--like", "1", "--unseen", "hardware.nothing"), "nothing would be left"),
+    ],
+)
+def test_wrong_questions_are_told_what_is_wrong(metainf: Metainf, few: Path, asked: tuple[str, ...], told: str) -> None:
+    code, _, err = metainf("learn", "predict", "--table", str(few), *asked)
+    assert code != 0
+    assert told in err

@@ -26,6 +26,18 @@ STATUS = {
         "restarts": 2,
     },
     "records": {"total": 2000, "authors": 10, "written": 7, "quarantined": 1, "rejected": {"power": 3}},
+    "learner": {
+        "state": "ready",
+        "reason": "",
+        "trained_at": "2026-11-21T10:00:00+00:00",
+        "records_used": 1234,
+        "authors": 12,
+        "doubted": ["12D3KooWliar"],
+        "train_s": 61.2,
+        "error_median": 0.14,
+        "coverage_90": 0.92,
+        "restarts": 0,
+    },
     "requests": {"running": 1, "served": 2, "failed": 3, "resumed": 0},
 }
 
@@ -50,6 +62,8 @@ def test_without_a_node_each_verb_says_so_and_how_to_start_one(metainf: Metainf)
 def test_status_tells_the_state_of_the_engine_and_why(canned_node: CannedNode, metainf: Metainf) -> None:
     canned_node.answer("GET", "/status", STATUS)
     code, out, _ = metainf("status")
+    assert "learner   ready, learnt from 1234 records of 12 authors in 61 s at 2026-11-21T10:00:00+00:00, " in out
+    assert "half of its forecasts within 15%, its 90 % intervals hold 92%, 1 authors doubted" in out
     assert code == 0
     told = ("attic", "1 h 2 min", "backoff: killed by signal 9", "| last words", "1 running", "restarts  2")
     history = ("2000 of 10 authors, 7 written here", "1 authors in quarantine", "not believed: power 3")

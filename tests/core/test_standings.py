@@ -108,6 +108,18 @@ def test_the_memory_is_bounded_and_keeps_what_we_wait_for() -> None:
     assert len(standings) <= REPLICAS
 
 
+def test_who_answered_us_is_remembered_though_it_goes_and_the_longest_unheard_forgotten_first() -> None:
+    standings = Standings()
+    for peer in (ANNE, BERT, ANNE):
+        standings.helped(peer)
+    standings.forget(ANNE)
+    assert standings.helpers() == (BERT, ANNE)
+    for number in range(REPLICAS - 1):
+        standings.helped(PeerId((number * 8 + 9).to_bytes(32, "little")))
+    assert BERT not in standings.helpers()
+    assert standings.helpers()[0] == ANNE
+
+
 @given(st.lists(st.sampled_from(["began", "ended", "read"]), max_size=40), st.integers(0, 50))
 def test_the_work_is_never_less_than_our_own(events: list[str], running: int) -> None:
     standings, ours = Standings(), 0

@@ -137,7 +137,8 @@ def metainf(daemon: Daemon, *arguments: str) -> str:
 def environment() -> dict[str, str]:
     """Return an environment without settings of a node that the tester may run himself, and without the LAN's nodes."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("METAINF_")}
-    return ours | {"METAINF_P2P_LAN": "false", "METAINF_P2P_LISTEN": "127.0.0.1:0"}
+    quiet = {"METAINF_P2P_LAN": "false", "METAINF_LEARNER_ENABLED": "false"}  # what a node learns costs a core for long
+    return ours | quiet | {"METAINF_P2P_LISTEN": "127.0.0.1:0"}
 
 
 def _events(child: Child) -> list[dict[str, Any]]:

@@ -58,3 +58,12 @@ def regret(table: Table, foretold: np.ndarray, target: np.ndarray) -> float:
     """Return the mean log-seconds lost by taking each context's foretold best."""
     lost = [target[rows][np.argmin(foretold[rows])] - target[rows].min() for rows in table.context_groups()]
     return float(np.mean(lost))
+
+
+def rows_of(table: Table, number: int) -> list[dict[str, object]]:
+    """Return the rows of one context, without what came of them."""
+    rows = table.take(table.context_groups()[number]).without("outcome.")
+    return [
+        {name: column[at] if column.dtype == object else float(column[at]) for name, column in rows.columns.items()}
+        for at in range(rows.rows)
+    ]

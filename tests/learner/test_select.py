@@ -47,6 +47,16 @@ def test_what_does_not_fit_is_never_taken_not_even_the_default() -> None:
     assert (none.index, none.why) == (None, "nothing_fits")
 
 
+def test_what_may_well_fail_is_left_but_for_the_default_and_what_is_as_safe_as_it() -> None:
+    costs = forecast(0.0, -0.3, -0.2, -0.1)
+    failure = np.array([0.01, 0.5, 0.04, 0.01])
+    assert select.choose(costs, default=0, limits=Limits(failure=failure)).index == 2
+    assert select.choose(costs, default=0, limits=Limits(failure=failure, failure_limit=0.03)).index == 3
+    risky = np.array([0.4, 0.4, 0.6, np.nan])
+    assert select.choose(costs, default=0, limits=Limits(failure=risky)).index == 1
+    assert select.choose(forecast(0.0, 1.0), default=0, limits=Limits(failure=np.array([0.9, 0.0]))).index == 0
+
+
 def test_promises_come_first_and_where_nobody_keeps_them_the_least_broken() -> None:
     fast, promised = np.log([0.2, 0.6, 3.0]), float(np.log(0.5))
     costs = forecast(0.0, -1.0, -2.0)

@@ -76,11 +76,18 @@ def test_honest_authors_are_all_believed_and_one_s_own_records_most() -> None:
 
 
 def test_a_thousand_fresh_identities_together_are_no_louder_than_half_of_what_is_known() -> None:
-    names = [f"fresh {number}" for number in range(1000)] + ["me"] * 4 + ["friend"] * 20
-    voices = voices_of(names, standing=["unknown"] * 1000 + ["own"] * 4 + ["known"] * 20)
+    names = [f"fresh {number}" for number in range(9000)] + ["me"] * 120 + ["friend"] * 20
+    voices = voices_of(names, standing=["unknown"] * 9000 + ["own"] * 120 + ["known"] * 20)
     weight = trust.capped(voices, trust.prior(voices))
-    assert weight[:1000].sum() == pytest.approx(0.5 * weight[1000:].sum())
+    assert weight[:9000].sum() == pytest.approx(0.5 * weight[9000:].sum())
     assert weight.mean() == pytest.approx(1.0)
+
+
+def test_a_first_own_record_does_not_silence_a_swarm() -> None:
+    voices = voices_of(["other"] * 5000 + ["me"], standing=["unknown"] * 5000 + ["own"])
+    weight = trust.capped(voices, trust.prior(voices))
+    assert 10 < weight[-1] / weight[0] < 200
+    assert weight[-1] < 0.05 * weight.sum()
 
 
 def test_an_author_is_capped_over_all_and_within_a_type_of_gpu() -> None:

@@ -195,6 +195,7 @@ async def test_a_stream_serves_one_prompt_after_another_and_a_dead_one_is_replac
         assert it.servers[0].streams == 2
         assert it.replica.counts().retried == 0
         assert it.standings.standing(PEERS[0], trio.current_time()).closed == ""
+        assert it.standings.helpers() == (PEERS[0],)
 
 
 async def test_a_prompt_goes_in_one_write_and_a_long_one_in_parts(
@@ -291,6 +292,7 @@ async def test_a_broken_answer_is_told_within_two_seconds_and_never_begun_anew(a
         assert it.servers[1].asked == []
         assert it.replica.counts().failed == 1
         assert it.standings.standing(PEERS[0], trio.current_time()).closed == "failed"
+        assert it.standings.helpers() == ()
 
 
 async def test_many_prompts_that_die_with_a_peer_are_one_fault(autojump_clock: MockClock) -> None:

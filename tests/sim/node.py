@@ -24,8 +24,10 @@ from node.core.strategy import DEFAULT
 from node.hands import Hands, Reports, SwarmHands
 from node.http.asgi import App, Message
 from node.http.config import HttpLimits
+from node.learner_ports import LearnerHands
 from node.policies import Policies, SwarmPolicies
 from node.ports import Endpoint, LaunchPlan
+from node.services.learn import LearnerPolicy
 from node.services.tend import TendLimits
 from node.supervise import StopWish
 from node.trial_ports import TrialHands
@@ -101,12 +103,16 @@ class SimNode:
         clock: Callable[[], int] = wall,
         setting: Setting | None = None,
         trials: TrialHands | None = None,
+        learner: LearnerHands | None = None,
+        learner_policy: LearnerPolicy | None = None,
     ) -> None:
         self.engine = engine
         self.history = history or FakeHistory(PERFORMANCE, now_us=clock)
         self._clock = clock
         self._setting = setting
         self._trials = trials
+        self._learner = learner
+        self._learner_policy = learner_policy or LearnerPolicy()
         self.peer_id = str(PeerId.from_public_key(public_key))
         self._public_key = public_key
         self._among = among
@@ -135,6 +141,7 @@ class SimNode:
             keys=(),
             http=HttpLimits(),
             server=ServerLimits(),
+            learner=self._learner_policy,
             swarm=self._among[1] if self._among is not None else None,
         )
 
@@ -151,6 +158,7 @@ class SimNode:
             setting=None if self._setting is None else self._measured_on,
             swarm=self._among[0] if self._among is not None else None,
             trials=self._trials,
+            learner=self._learner,
         )
         try:
             # In virtual time the loop is never late, and every look at it is a jump of the clock.

@@ -136,6 +136,17 @@ class Tables:
         )
         return [Listed(place=(at, row), name=_name(*name), sealed=sealed) for at, row, *name, sealed in found]
 
+    def newest_of(
+        self, author: PeerId, *, after: tuple[int, int] | None = None, most: int
+    ) -> list[tuple[int, int, bytes]]:
+        """Return (epoch, seq, sealed) of an author, newest first, those that come after that place."""
+        epoch, seq = after or (limits.TIME_MAX_US + 1, 0)
+        return self._sql.rows(
+            "SELECT epoch, seq, sealed FROM records WHERE author = ? AND (epoch, seq) < (?, ?)"
+            " ORDER BY epoch DESC, seq DESC LIMIT ?",
+            *(author.key, epoch, seq, most),
+        )
+
     # -- what changes; in a transaction of the caller's
 
     def insert(self, stamp: Stamp, sealed: bytes, raw_hash: bytes, cell: bytes) -> None:
