@@ -93,12 +93,14 @@ class StackHead:
 
     Attributes:
         heads: those that may count. rankers: those of them that only rank: their levels mean nothing.
+        settled: those that tell known machines apart: of a strange one they know less than others pretend.
         optional: what their `fit` raises when they cannot be had (no torch): they are left out then.
         folds: what is left out by turns to learn the weights.
     """
 
     heads: Sequence[Head]
     rankers: frozenset[str] = frozenset()
+    settled: frozenset[str] = frozenset()
     name: str = "ours"
     optional: tuple[Failure, ...] = (ImportError,)
     folds: Callable[[Table, np.random.Generator], Iterable[Column]] = inner_folds
@@ -109,12 +111,14 @@ class StackHead:
         fitted = [(h, f) for h in self.heads if (f := self._fit(h, ready, target, weight, rng)) is not None]
         heads = [head for head, _ in fitted]
         absolute = np.array([head.name not in self.rankers for head in heads])
+        anywhere = np.array([head.name not in self.settled for head in heads])
         left = self._leave_out(heads, ready, target, weight, rng) if ready.rows >= LEAST_ROWS else None
-        strange = known = weights.even(absolute)
+        strange, known = weights.even(absolute & anywhere), weights.even(absolute)
         if left is not None:
             everything = np.ones(len(left.rows), dtype=np.bool_)
             apart = [which if which.any() else everything for which in (left.strange, ~left.strange)]
-            strange, known = (weights.learn(ready, target, left.among(which)) for which in apart)
+            strange = weights.learn(ready, target, left.among(apart[0]), anywhere)
+            known = weights.learn(ready, target, left.among(apart[1]))
         return FittedStack(
             heads=[fit for _, fit in fitted], names=tuple(head.name for head in heads), absolute=absolute,
             on_strange=strange, on_known=known, hardware=frozenset(machines(ready).tolist()), seen=Seen.of(ready),
