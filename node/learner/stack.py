@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from node.learner import weights
 from node.learner.features import prepare
+from node.learner.floor import log_floor
 from node.learner.groups import inner_folds
 from node.learner.head import Fitted, Head, Prediction
 from node.learner.intervals import Calibration
 from node.learner.novelty import Seen
+from node.learner.objective import LATENCY
 from node.learner.table import Column, Floats, Table
+from node.learner.trust import possible
 from node.learner.weights import LeftOutPredictions, Weights, disagreement, mix
 
 LEAST_ROWS: Final = 60  # below it nothing is left out: heads count alike
@@ -108,6 +111,8 @@ class StackHead:
     def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> FittedStack:
         """Learn heads and weights: every head is fitted once for each fold and once on all."""
         ready = prepare(table)
+        if not (kept := believable(ready)).all():
+            ready, target, weight = ready.take(kept), target[kept], weight[kept]
         fitted = [(h, f) for h in self.heads if (f := self._fit(h, ready, target, weight, rng)) is not None]
         heads = [head for head, _ in fitted]
         absolute = np.array([head.name not in self.rankers for head in heads])
@@ -152,6 +157,13 @@ class StackHead:
             distance=np.concatenate(distances), strange=np.concatenate(strange),
             absolute=np.array([head.name not in self.rankers for head in heads]),
         )  # fmt: skip
+
+
+def believable(table: Table) -> Column:
+    """Tell which rows are no faster than light: published tables hold some that are, and a few teach much wrong."""
+    if not table.has(LATENCY):
+        return np.ones(table.rows, dtype=np.bool_)
+    return possible(np.log(table.numbers(LATENCY)), log_floor(table))
 
 
 def machines(table: Table) -> Column:

@@ -1,0 +1,31 @@
+"""The speed of light: a mean latency below which no machine of a row's data sheet can come, however it is driven.
+
+Knows columns of model, hardware, workload and strategy; knows no author and no prediction. A lower bound, not a
+forecast: a stream reads the active weights once for each step that it is in, at the full bandwidth of all its devices,
+and the products of its own prompt run at their full rate, unless a cache may have had it. Whatever else takes time
+(keys and values, host, links, waiting) is left out, and a part of which something is unknown is nothing: so the bound
+only falls. Published tables hold rows that are faster than this.
+"""
+
+import numpy as np
+
+from node.learner.physics import known, price_devices, weight_size
+from node.learner.table import Floats, Table
+
+
+def log_floor(table: Table) -> Floats:
+    """Return the least mean latency of each row's requests, log-seconds, shape (rows,); NaN where nothing bounds it."""
+    numbers = table.numbers
+    devices, size = price_devices(table), weight_size(table)
+    active = known(numbers("model.active_parameters"), numbers("model.parameters"))
+    # What a machine measured of itself may pass its data sheet (a cache, a boost): the faster of both bounds.
+    bandwidth = np.fmax(numbers("hardware.spec_bytes_per_s"), numbers("hardware.measured_gemv_bytes_per_s"))
+    wide = np.fmax(numbers("hardware.spec_flops_bf16"), numbers("hardware.measured_gemm_flops"))
+    narrow = np.fmax(numbers("hardware.spec_flops_fp8"), numbers("hardware.measured_gemm_fp8_flops"))
+    rate = np.where(size <= 1, np.fmax(wide, narrow), wide) * np.where(size < 1, 2.0, 1.0)
+    steps = numbers("workload.output_tokens") / (known(numbers("strategy.speculative_tokens"), 0.0) + 1)
+    reading = steps * active * size / (devices * bandwidth)
+    products = 2 * active * numbers("workload.prompt_tokens") / (devices * rate)
+    computing = np.where(numbers("strategy.prefix_caching") == 0, products, np.nan)
+    seconds = known(reading, 0.0) + known(computing, 0.0)
+    return np.log(np.where(seconds > 0, seconds, np.nan))
