@@ -21,8 +21,10 @@ Matrix: TypeAlias = NDArray[np.float64]
 PHYSICS: Final = "physics."
 FEATURE: Final = "feature."
 PREPARED: Final = "physics.latency"
+MACHINE: Final = "hardware.name"
 NO_FEATURE: Final = ("strategy.name", "strategy.is_default", "strategy.engine_version")
 WORDS_SEEN_AT_LEAST: Final = 20  # rows; a word seen seldom is learnt by heart, not learnt
+NEAR_FLOOR: Final = 0.05  # weight of a row far from the best, of one that is the best
 # Whose distance from the context's mean is a feature of its own.
 CENTRED: Final = (
     "latency", "ttft", "tpot", "stall", "tokens_per_s", "batch", "wait", "decode_step", "mixed_step", "device_seconds",
@@ -42,12 +44,17 @@ class Seen:
 
 
 class Vocabulary:
-    """The words of the strategies of the table that was learnt from: each becomes a column of 0 and 1."""
+    """The words of the strategies of the table that was learnt from: each becomes a column of 0 and 1.
 
-    def __init__(self, table: Table) -> None:
+    Args:
+        machines: the names of its hardware as well: for a learner of what known machines do beside the laws of physics.
+    """
+
+    def __init__(self, table: Table, *, machines: bool = False) -> None:
         self._words: list[tuple[str, str]] = []
-        for name in sorted(table.columns):
-            if name.startswith(STRATEGY) and name not in NO_FEATURE and table.columns[name].dtype == object:
+        strategies = [name for name in sorted(table.columns) if name.startswith(STRATEGY) and name not in NO_FEATURE]
+        for name in [*strategies, *([MACHINE] if machines and table.has(MACHINE) else [])]:
+            if table.columns[name].dtype == object:
                 found, counts = np.unique([word or "" for word in table.words(name)], return_counts=True)
                 often = [str(w) for w, n in zip(found, counts, strict=True) if n >= WORDS_SEEN_AT_LEAST and w]
                 self._words += [(name, word) for word in often]
@@ -101,6 +108,15 @@ def context_median(values: Floats, contexts: Ints) -> Floats:
     counts = np.bincount(contexts)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return values[order][starts + np.maximum(counts - 1, 0) // 2][contexts]
+
+
+def nearness(target: Floats, where: Ints, sharpness: float) -> Floats:
+    """Return a weight for each row: 1 for the best of its context, falling with the distance (log-seconds) from it."""
+    if sharpness == 0:
+        return np.ones_like(target)
+    best = np.full(int(where.max(initial=-1)) + 1, np.inf)
+    np.minimum.at(best, where, target)
+    return NEAR_FLOOR + (1 - NEAR_FLOOR) * np.exp(-sharpness * (target - best[where]))
 
 
 def _of_load(asked: Plan, times: Times) -> dict[str, Floats]:

@@ -20,9 +20,10 @@ from node.learner.baselines import (
 )
 from node.learner.evaluate import Maker
 from node.learner.head import Head
+from node.learner.mlp import MlpHead
 from node.learner.prior import PhysicsHead, Prior
 from node.learner.stack import StackHead
-from node.learner.trees import advantage_head, coarse_head, plain_head, residual_head
+from node.learner.trees import advantage_head, coarse_head, machine_heads, plain_head, residual_head
 
 OURS: Final = "ours"
 REPLICA: Final = "metainf_replica"
@@ -31,6 +32,7 @@ NAMES: Final = (
     OURS, REPLICA, "gradient_boosting", "random_forest", "isac", "alors", "nearest", "physics", "single_best",
     "default", "random", ORACLE,
 )  # fmt: skip
+SETTLED: Final = frozenset({"machine", "machine_advantage", "machine_plain"})  # heads that know machines by name
 _CLASSICS: Final[dict[str, Callable[[], Head]]] = {
     "gradient_boosting": GradientBoosting,
     "random_forest": RandomForest,
@@ -53,12 +55,14 @@ def our_heads(prior: Prior) -> list[Head]:
         plain_head(),
         GradientBoosting(),
         Nearest(),
+        MlpHead(prior=prior),
+        *machine_heads(prior),
     ]
 
 
 def ours(prior: Prior) -> Head:
     """Return the stack of them."""
-    return StackHead(heads=our_heads(prior), rankers=RANKS_ONLY, name=OURS)
+    return ours_without()(prior)
 
 
 def ours_without(*left_out: str) -> Maker:
@@ -66,7 +70,7 @@ def ours_without(*left_out: str) -> Maker:
 
     def make(prior: Prior) -> Head:
         heads = [head for head in our_heads(prior) if head.name not in left_out]
-        return StackHead(heads=heads, rankers=RANKS_ONLY, name=OURS)
+        return StackHead(heads=heads, rankers=RANKS_ONLY, settled=SETTLED, name=OURS)
 
     return make
 

@@ -1,8 +1,10 @@
 """An ensemble of small networks on features without a unit: smooth where trees are steps, unsure where members part.
 
 Knows the matrix of features, what physics foretells and torch; knows no stack. All members are trained at once, as one
-batched network (Lakshminarayanan et al., "Deep ensembles", 2017): five cost hardly more than one on a CPU. The loss has
-two parts: the error of each row, and the error of its distance to its context's mean, which is what choices hang on.
+batched network (Lakshminarayanan et al., "Deep ensembles", 2017): several cost hardly more than one on a CPU. The loss
+has three parts: the error of each row; the error of its distance to its context's mean, most where the row is near the
+best; and the regret that a choice by these predictions would have (the listwise idea of Cao et al., "Learning to rank",
+2007, with the regret itself as what is to be small), which is what choices hang on.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from node.learner.features import Vocabulary, see
+from node.learner.features import Vocabulary, nearness, see
 from node.learner.head import Prediction
 from node.learner.prior import Prior
 from node.learner.table import Floats, Ints, Table
@@ -25,6 +27,7 @@ CLIP: Final = 4.0  # standard deviations: beyond what was seen an input stays at
 LEAST_WIDTH: Final = 1e-6  # of a feature; one that does not vary is left out
 WARM_UP: Final = 0.1
 SEED_END: Final = 2**31
+WORST_REGRET: Final = 1.0  # log-seconds: beyond a factor e a choice is just bad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +38,23 @@ class Settings:
         members: of the ensemble. width: of the two inner layers.
         contexts: whole ones in a step: rows of a context must be together for the second part of the loss.
         huber: error (log-seconds) beyond which it counts linearly.
-        within: weight of the second part.
+        within, choice: weights of the second and third part.
+        near: how fast a row's weight in the second part falls with its distance (log-seconds) from the best.
+        softness: differences (log-seconds) that the third part's choice hardly tells apart.
     """
 
-    members: int = 5
+    members: int = 3
     width: int = 96
     dropout: float = 0.1
     contexts: int = 32
-    epochs: int = 60
+    epochs: int = 25
     rate: float = 3e-3
     decay: float = 0.02
     huber: float = 0.3
-    within: float = 2.0
+    within: float = 4.0
+    near: float = 4.0
+    choice: float = 2.0
+    softness: float = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +103,10 @@ class MlpHead:
             target=((rest - scale.middle_of_target) / scale.width_of_target).astype(np.float32),
             weight=(weight / weight.mean()).astype(np.float32),
             where=table.context_index,
+            near=nearness(target, table.context_index, self.settings.near).astype(np.float32),
+            regret=_regret(target, table.context_index),
+            base=((target - rest) / scale.width_of_target).astype(np.float32),
+            softness=self.settings.softness / scale.width_of_target,
         )
         with torch.random.fork_rng(devices=[]):  # the caller's luck, and nobody else's
             torch.manual_seed(int(rng.integers(SEED_END)))
@@ -109,6 +121,10 @@ class _Data:
     target: NDArray[np.float32]
     weight: NDArray[np.float32]
     where: Ints
+    near: NDArray[np.float32]
+    regret: NDArray[np.float32]
+    base: NDArray[np.float32]  # what is corrected, in the target's unit
+    softness: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +225,7 @@ def _train(members: "torch.nn.Module", data: _Data, settings: Settings, huber: f
         shuffled = rng.permutation(len(contexts))
         for at in range(0, len(shuffled), settings.contexts):
             taken = [contexts[number] for number in shuffled[at : at + settings.contexts]]
-            loss = _loss(members, data, taken, settings.within, huber)
+            loss = _loss(members, data, taken, settings, huber)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(members.parameters(), 1.0)
@@ -217,17 +233,42 @@ def _train(members: "torch.nn.Module", data: _Data, settings: Settings, huber: f
             course.step()
 
 
-def _loss(members: "torch.nn.Module", data: _Data, contexts: list[Ints], within: float, huber: float) -> "torch.Tensor":
+def _loss(
+    members: "torch.nn.Module", data: _Data, contexts: list[Ints], settings: Settings, huber: float
+) -> "torch.Tensor":
     import torch
 
     rows = np.concatenate(contexts)
     where = torch.from_numpy(np.repeat(np.arange(len(contexts)), [len(each) for each in contexts]))
-    weight = torch.from_numpy(data.weight[rows])
+    weight, near = torch.from_numpy(data.weight[rows]), torch.from_numpy(data.near[rows])
+    foretold = members(torch.from_numpy(data.inputs[rows]))
+    error = foretold - torch.from_numpy(data.target[rows])
     sizes = torch.zeros(len(contexts)).index_add_(0, where, weight)
-    error = members(torch.from_numpy(data.inputs[rows])) - torch.from_numpy(data.target[rows])
     sums = torch.zeros(len(error), len(contexts)).index_add_(1, where, error * weight)
     inner = error - (sums / sizes)[:, where]
-    return (weight * _huber(error, huber)).mean() + within * (weight * _huber(inner, huber)).mean()
+    chosen = _chances((foretold + torch.from_numpy(data.base[rows])) / data.softness, where, len(contexts))
+    regret = (chosen * torch.from_numpy(data.regret[rows]) * weight).sum(dim=1).mean() / len(contexts)
+    return (
+        (weight * _huber(error, huber)).mean()
+        + settings.within * (weight * near * _huber(inner, huber)).mean()
+        + settings.choice * regret
+    )
+
+
+def _chances(cost: "torch.Tensor", where: "torch.Tensor", contexts: int) -> "torch.Tensor":
+    """Return how likely each row is its context's choice, (members, rows): a softmax, the cheaper the likelier."""
+    import torch
+
+    least = torch.full((len(cost), contexts), torch.inf).scatter_reduce(1, where.expand(len(cost), -1), cost, "amin")
+    power = torch.exp(least[:, where] - cost)
+    return power / torch.zeros_like(least).index_add_(1, where, power)[:, where]
+
+
+def _regret(target: Floats, where: Ints) -> NDArray[np.float32]:
+    """Return how much more each row costs than the best of its context, as a share, shape (rows,)."""
+    best = np.full(int(where.max(initial=-1)) + 1, np.inf)
+    np.minimum.at(best, where, target)
+    return np.expm1(np.minimum(target - best[where], WORST_REGRET)).astype(np.float32)
 
 
 def _huber(error: "torch.Tensor", width: float) -> "torch.Tensor":

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from node.learner import weights
 from node.learner.features import prepare
+from node.learner.floor import log_floor
 from node.learner.groups import inner_folds
 from node.learner.head import Fitted, Head, Prediction
 from node.learner.intervals import Calibration
 from node.learner.novelty import Seen
+from node.learner.objective import LATENCY
 from node.learner.table import Column, Floats, Table
+from node.learner.trust import possible
 from node.learner.weights import LeftOutPredictions, Weights, disagreement, mix
 
 LEAST_ROWS: Final = 60  # below it nothing is left out: heads count alike
@@ -93,12 +96,14 @@ class StackHead:
 
     Attributes:
         heads: those that may count. rankers: those of them that only rank: their levels mean nothing.
+        settled: those that tell known machines apart: of a strange one they know less than others pretend.
         optional: what their `fit` raises when they cannot be had (no torch): they are left out then.
         folds: what is left out by turns to learn the weights.
     """
 
     heads: Sequence[Head]
     rankers: frozenset[str] = frozenset()
+    settled: frozenset[str] = frozenset()
     name: str = "ours"
     optional: tuple[Failure, ...] = (ImportError,)
     folds: Callable[[Table, np.random.Generator], Iterable[Column]] = inner_folds
@@ -106,15 +111,19 @@ class StackHead:
     def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> FittedStack:
         """Learn heads and weights: every head is fitted once for each fold and once on all."""
         ready = prepare(table)
+        if not (kept := believable(ready)).all():
+            ready, target, weight = ready.take(kept), target[kept], weight[kept]
         fitted = [(h, f) for h in self.heads if (f := self._fit(h, ready, target, weight, rng)) is not None]
         heads = [head for head, _ in fitted]
         absolute = np.array([head.name not in self.rankers for head in heads])
+        anywhere = np.array([head.name not in self.settled for head in heads])
         left = self._leave_out(heads, ready, target, weight, rng) if ready.rows >= LEAST_ROWS else None
-        strange = known = weights.even(absolute)
+        strange, known = weights.even(absolute & anywhere), weights.even(absolute)
         if left is not None:
             everything = np.ones(len(left.rows), dtype=np.bool_)
             apart = [which if which.any() else everything for which in (left.strange, ~left.strange)]
-            strange, known = (weights.learn(ready, target, left.among(which)) for which in apart)
+            strange = weights.learn(ready, target, left.among(apart[0]), anywhere)
+            known = weights.learn(ready, target, left.among(apart[1]))
         return FittedStack(
             heads=[fit for _, fit in fitted], names=tuple(head.name for head in heads), absolute=absolute,
             on_strange=strange, on_known=known, hardware=frozenset(machines(ready).tolist()), seen=Seen.of(ready),
@@ -148,6 +157,13 @@ class StackHead:
             distance=np.concatenate(distances), strange=np.concatenate(strange),
             absolute=np.array([head.name not in self.rankers for head in heads]),
         )  # fmt: skip
+
+
+def believable(table: Table) -> Column:
+    """Tell which rows are no faster than light: published tables hold some that are, and a few teach much wrong."""
+    if not table.has(LATENCY):
+        return np.ones(table.rows, dtype=np.bool_)
+    return possible(np.log(table.numbers(LATENCY)), log_floor(table))
 
 
 def machines(table: Table) -> Column:

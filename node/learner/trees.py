@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from node.learner.features import Vocabulary, centre, see
+from node.learner.features import Vocabulary, centre, nearness, see
 from node.learner.head import Prediction
 from node.learner.prior import Prior
-from node.learner.table import Floats, Ints, Table
+from node.learner.table import Floats, Table
 
 if TYPE_CHECKING:
     import lightgbm
 
-NEAR_FLOOR: Final = 0.05  # weight of a row far from the best, of one that is the best
 SEED_END: Final = 2**31
 ODDS_ROUNDS: Final = 60  # of trees for odds: failures are few
 BINS: Final = 63  # of a feature's values: four times as many took twice as long and chose no better
@@ -49,6 +48,9 @@ class Growth:
 COARSE: Final = Growth(rounds=80, rate=0.08, leaves=7, least_rows=60, huber=0.3, near=0.0, bags=1)
 RESIDUAL: Final = Growth(huber=0.3, near=0.0, bags=1)
 ADVANTAGE: Final = Growth()
+# A machine's own ways are seen on few rows.
+FINE: Final = Growth(least_rows=20)
+FINER: Final = Growth(least_rows=10, huber=0.3, near=0.0, bags=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +85,14 @@ class TreesHead:
     Attributes:
         prior: what they correct; None for the bare target.
         centred: learn each row's distance from its context's mean rather than its own height.
+        machines: tell known machines apart by name; of an unknown one that says nothing.
     """
 
     name: str
     prior: Prior | None
     centred: bool
     growth: Growth
+    machines: bool = False
 
     def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> FittedTrees:
         """Learn from rows: one to three seconds for ten thousand on a core."""
@@ -98,7 +102,7 @@ class TreesHead:
         if self.centred:
             rest = centre(rest, where, nearness(target, where, self.growth.near))
             counted = counted * (np.bincount(where)[where] > 1)  # alone in its context a row tells of no advantage
-        vocabulary = Vocabulary(table)
+        vocabulary = Vocabulary(table, machines=self.machines)
         seen = see(table, vocabulary)
         kept = counted > 0
         boosters = [
@@ -123,18 +127,21 @@ def advantage_head(prior: Prior) -> TreesHead:
     return TreesHead(name="advantage", prior=prior, centred=True, growth=ADVANTAGE)
 
 
+def machine_heads(prior: Prior) -> list[TreesHead]:
+    """Return heads that learn what each known machine does beside physics: a driver's faults, a slow backend.
+
+    They are the residual, the advantage and the plain head again, with the names of machines among what they see.
+    """
+    return [
+        TreesHead(name="machine", prior=prior, centred=False, growth=RESIDUAL, machines=True),
+        TreesHead(name="machine_advantage", prior=prior, centred=True, growth=FINE, machines=True),
+        TreesHead(name="machine_plain", prior=None, centred=False, growth=FINER, machines=True),
+    ]
+
+
 def plain_head() -> TreesHead:
     """Return the head that learns the target from features alone: where physics is far off, it is not in the way."""
     return TreesHead(name="plain", prior=None, centred=False, growth=RESIDUAL)
-
-
-def nearness(target: Floats, where: Ints, sharpness: float) -> Floats:
-    """Return a weight for each row: 1 for the best of its context, falling with the distance (log-seconds) from it."""
-    if sharpness == 0:
-        return np.ones_like(target)
-    best = np.full(int(where.max(initial=-1)) + 1, np.inf)
-    np.minimum.at(best, where, target)
-    return NEAR_FLOOR + (1 - NEAR_FLOOR) * np.exp(-sharpness * (target - best[where]))
 
 
 def grow(matrix: Floats, target: Floats, weight: Floats, growth: Growth, seed: int) -> "lightgbm.Booster":

@@ -37,7 +37,7 @@ EQUAL_SHARES: Final = 2.0
 
 FREEDOM: Final = 4.0  # nu of Student's t: records of a new author count as four at the typical error
 STRICTNESS: Final = 2.0  # power of an author's precision: twice the typical error counts a sixteenth, not a quarter
-UNHEARD: Final = 0.2  # credibility below which nothing is heard: a whisper still counts where nobody else is
+UNHEARD: Final = 0.3  # credibility below which nothing is heard: a whisper still counts where nobody else is
 TOLERANCE: Final = 2.0  # honest records of unusual machines are so many times less precise than the typical
 LEAST_LOSS: Final = 0.05  # log-cost that both picks together lose among honest people
 OUTLIER: Final = 5.0  # errors beyond so many scales are all alike: one typing error is no life of lies

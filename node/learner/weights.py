@@ -2,9 +2,9 @@
 
 Knows predictions and what was measured; knows no head. A prediction has two parts, and each has weights of its own: its
 level (what a context's rows have in common) is what predicted times stand on, the distances within the context are what
-a choice stands on. Heads that are good at one are seldom the best at the other. Weights come from greedy selection with
-replacement (Caruana et al., "Ensemble selection from libraries of models", 2004): few weights, all positive, and the
-loss is the one that counts: error for levels, regret of the choice for distances.
+a choice stands on. Heads that are good at one are seldom the best at the other. Half of a weight comes from greedy
+selection with replacement (Caruana et al., "Ensemble selection from libraries of models", 2004), half from how each
+head did alone; the loss is the one that counts: error for levels, regret of the choice for distances.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,14 @@ from node.learner.features import context_mean
 from node.learner.intervals import Calibration, LeftOut, calibrate
 from node.learner.table import Floats, Ints, Table
 
-ROUNDS: Final = 20  # of the greedy selection: weights are multiples of 5 %
+ROUNDS: Final = 20  # of the greedy selection
+LEAST_LOSS: Final = 1e-9  # where one head is perfect
 WORST_REGRET: Final = 2.0  # beyond it a choice is just bad: outliers must not set the weights
 WORST_ERROR: Final = 1.0  # log-seconds: beyond a factor e an error is just bad
 NEAR: Final = 0.01  # a choice so close to the best is as good
 NEAR_VALUE: Final = 0.05  # regret that being within it is worth
 LEAST_CONTEXTS: Final = 8  # with a choice; below it their regret is luck
-WORTH: Final = 0.05  # share of the best head's loss that a mix must save: near ties are shuffled by every head more
+SHARPNESS: Final = 0.3  # share of the best head's loss by which another's must be worse to count a factor e less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +74,18 @@ def even(absolute: NDArray[np.bool_]) -> Weights:
     return Weights(level=absolute / max(int(absolute.sum()), 1), advantage=np.full(len(absolute), 1 / len(absolute)))
 
 
-def learn(table: Table, target: Floats, left: LeftOutPredictions) -> Weights:
-    """Learn weights and intervals from left-out predictions of a table's rows."""
+def learn(table: Table, target: Floats, left: LeftOutPredictions, allowed: NDArray[np.bool_] | None = None) -> Weights:
+    """Learn weights and intervals from left-out predictions of a table's rows.
+
+    Args:
+        allowed: heads that may count, shape (heads,); None: all.
+    """
+    may = np.ones(len(left.absolute), dtype=np.bool_) if allowed is None else allowed
     if not len(left.rows):
-        return even(left.absolute)
+        return even(left.absolute & may)
     heads = np.arange(len(left.absolute))
-    level = _select(heads[left.absolute], len(heads), _level_loss(table, target, left))
-    advantage = _select(heads, len(heads), _choice_loss(table, target, left))
+    level = _select(heads[left.absolute & may], len(heads), _level_loss(table, target, left))
+    advantage = _select(heads[may], len(heads), _choice_loss(table, target, left))
     return Weights(
         level=level,
         advantage=advantage,
@@ -103,20 +109,28 @@ def disagreement(drawn: Floats, absolute: NDArray[np.bool_]) -> Floats:
 
 
 def _select(heads: Ints, count: int, loss: Callable[[Floats], float]) -> Floats:
-    """Return weights: each round one more voice goes to that one of `heads` that helps most.
+    """Return weights: the mean of two ways to find them, of which one is bold and the other careful.
 
-    The best head alone counts unless a mix is better by WORTH.
+    The greedy selection takes what the left-out rows say at its word, and they are few groups; an exponential of each
+    head's own loss keeps a say for all that are nearly as good. On rows that neither had seen the mean did best or
+    nearly so on every table, and each alone was the worse one on some (docs/learner.md).
     """
     ballots = np.eye(count)[heads]
-    alone = [loss(one) for one in ballots]
+    alone = np.array([loss(one) for one in ballots])
+    careful = np.exp((alone.min() - alone) / (SHARPNESS * alone.min() + LEAST_LOSS)) @ ballots
+    return (_greedy(ballots, alone, loss) + careful / careful.sum()) / 2
+
+
+def _greedy(ballots: Floats, alone: Floats, loss: Callable[[Floats], float]) -> Floats:
+    """Return weights: each round one more voice goes to that head that helps most; the best round counts."""
     first = int(np.argmin(alone))
     voices = ballots[first]
-    best, best_loss = voices, alone[first] * (1 - WORTH)
+    best, best_loss = voices, alone[first]
     for _ in range(ROUNDS):
         tried = [loss((voices + one) / (voices.sum() + 1)) for one in ballots]
         voices = voices + ballots[int(np.argmin(tried))]
         if min(tried) < best_loss:
-            best, best_loss = voices.copy(), min(tried)
+            best, best_loss = voices, min(tried)
     return best / best.sum()
 
 
@@ -124,8 +138,7 @@ def _level_loss(table: Table, target: Floats, left: LeftOutPredictions) -> Calla
     where = _places(table, left)
     heights = np.stack([context_mean(row, where) for row in left.foretold])
     truth = context_mean(target[left.rows], where)
-    voice = 1.0 / np.bincount(left.fold)[left.fold]  # each group has one: the largest must not set the weights
-    share = voice / voice.sum()
+    share = _voices(left.fold)
     return lambda weights: float(share @ np.minimum(np.abs(weights @ heights - truth), WORST_ERROR))
 
 
@@ -136,12 +149,19 @@ def _choice_loss(table: Table, target: Floats, left: LeftOutPredictions) -> Call
         return _level_loss(table, target, left)
     drawn = np.stack([row - context_mean(row, where) for row in left.foretold])[:, cut.order]
     truth = target[left.rows][cut.order]
+    share = _voices(left.fold[cut.order][cut.starts])
 
     def loss(weights: Floats) -> float:
         regret = cut.regret(weights @ drawn, truth)
-        return float(np.mean(np.minimum(np.expm1(regret), WORST_REGRET) + NEAR_VALUE * (regret > np.log1p(NEAR))))
+        return float(share @ (np.minimum(np.expm1(regret), WORST_REGRET) + NEAR_VALUE * (regret > np.log1p(NEAR))))
 
     return loss
+
+
+def _voices(fold: Ints) -> Floats:
+    """Return shares that add up to 1: each group has one voice, the largest must not set the weights."""
+    voice = 1.0 / np.bincount(fold)[fold]
+    return voice / voice.sum()
 
 
 def _calibrate(

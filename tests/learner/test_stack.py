@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from node.learner.features import FEATURE, PREPARED, centre, prepare
+from node.learner.features import FEATURE, PREPARED, centre, nearness, prepare
 from node.learner.groups import architectures, hardware_folds, inner_folds, labels, plain_name
 from node.learner.head import Fitted, Prediction
 from node.learner.objective import parse
 from node.learner.prior import PhysicsHead, Prior
 from node.learner.stack import StackHead
 from node.learner.table import Floats, Table
-from node.learner.trees import Growth, TreesHead, advantage_head, coarse_head, nearness
+from node.learner.trees import Growth, TreesHead, advantage_head, coarse_head
 from node.learner.weights import Choices
 from tests.learner.synthetic import regret, world
 
