@@ -31,6 +31,7 @@ WEIGHT_BYTES: Final = {
     "float32": 4.0, "fp32": 4.0, "bfloat16": 2.0, "bf16": 2.0, "float16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0,
     "fp4": 0.5625, "nvfp4": 0.5625, "mxfp4": 0.53, "int4": 0.5625, "awq": 0.5625, "gptq": 0.5625,
 }  # fmt: skip
+STORED: Final = ("model.weight_dtype",)  # what says how `model.weight_bytes` are kept
 # What is reached of a data sheet's figure: medians over the devices whose micro-benchmark is known.
 SPEC_BANDWIDTH_SHARE: Final = 0.75
 SPEC_FLOPS_SHARE: Final = 0.65
@@ -160,7 +161,7 @@ def machine(table: Table) -> Machine:
     experts = np.where(sparse & (experts == 0), 64.0, experts)  # of those whose card tells only both sizes
     chosen = np.where(sparse & (chosen == 0), np.maximum(experts * active / parameters, 1.0), chosen)
     size = weight_size(table)
-    weights = known(numbers("model.weight_bytes"), parameters * size)
+    weights = known(numbers("model.weight_bytes") * size / _size_by(table, STORED), parameters * size)
     share = np.where(experts > 0, chosen / np.maximum(experts, 1), 0.0)
     # active = dense + share x expert and parameters = dense + expert, solved for expert
     expert = np.where(sparse & (share < 1), (parameters - active) / np.maximum(1 - share, 1e-9), 0.0)
@@ -190,8 +191,12 @@ def known(first: Floats, *others: "Floats | float") -> Floats:
 
 def weight_size(table: Table) -> Floats:
     """Return the bytes of a parameter: as the strategy quantizes it, else by the engine's precision or the model."""
+    return _size_by(table, (*STORED, "strategy.precision", "strategy.weight_quantization"))
+
+
+def _size_by(table: Table, columns: tuple[str, ...]) -> Floats:
     sizes = np.full(table.rows, 2.0)
-    for column in ("model.weight_dtype", "strategy.precision", "strategy.weight_quantization"):  # the last word counts
+    for column in columns:  # the last word counts
         words = table.words(column)
         named = np.array([WEIGHT_BYTES.get(str(word).lower(), np.nan) for word in words], dtype=np.float64)
         sizes = known(named, sizes)

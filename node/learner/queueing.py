@@ -114,7 +114,7 @@ def plan(table: Table, copies: Floats | float = 1.0) -> Plan:
     clients = np.maximum(clients, 1.0)  # NaN stays
     clients = np.where(np.isnan(clients) & np.isnan(rate), 1.0, clients)
     requests = known(numbers("workload.requests") / copies, np.maximum(known(4 * clients, 0.0), RUN_REQUESTS))
-    prefix = known(numbers("strategy.prefix_caching"), 0.0) == 1
+    prefix = known(numbers("strategy.prefix_caching"), 1.0) == 1  # on, if nobody says: as vLLM starts
     proposed = known(numbers("strategy.speculative_tokens"), 0.0)
     accepted = known(numbers("workload.draft_acceptance"), physics.SOME_ACCEPTANCE)
     return Plan(
