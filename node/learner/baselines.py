@@ -268,7 +268,7 @@ class _Grid:
 
     def pick(self, scores: Floats, judged: Table) -> Floats:
         """Return each row's score out of those of its context (rows) and strategy (columns)."""
-        columns = np.array([self.column.get(str(name), -1) for name in judged.choice_names])
+        columns = np.array([self.column.get(str(name), -1) for name in judged.choice_names], dtype=np.int64)
         return np.where(columns >= 0, scores[judged.context_index, columns], NEVER_SEEN)
 
 

@@ -19,6 +19,7 @@ from node.learner.features import prepare
 from node.learner.head import Head
 from node.learner.hearing import AUTHOR, Ranks, hear, possible, quickly, voices_of
 from node.learner.intervals import coverage
+from node.learner.methods import stack_of
 from node.learner.objective import Objective
 from node.learner.prior import PhysicsHead, Prior
 from node.learner.select import Choice, Forecast, Limits, choose, lossy
@@ -95,7 +96,7 @@ class Brain:
     """What is known now.
 
     Attributes:
-        make_heads: the heads that may learn for choices; times for curves are left to trees.
+        make_heads: the heads that may learn for choices, physics among them; times for curves are left to trees.
         learnt: by the name of an objective or outcome.
         rows: that were learnt from. trust: of authors, 0 to 1. failures: what is known of them.
     """
@@ -174,6 +175,8 @@ class Brain:
         there = np.flatnonzero(np.isfinite(target) & possible(table, ranks))
         told, target = prepare(table.take(there)), target[there]
         own = local.few(told, ranks, AUTHOR)
+        if told.rows - own.sum() < LEAST_ROWS:
+            own = np.zeros(told.rows, dtype=np.bool_)  # too little beside them: then they are what heads learn from
         mine, mine_target = told.take(own), target[own]
         if told.rows < LEAST_ROWS:
             return _physics(goal, mine, mine_target), {}
@@ -183,15 +186,17 @@ class Brain:
             return _physics(goal, mine, mine_target), heard.credibility
         rows, target, weight = told.take(heard.rows), target[heard.rows], heard.weight
         heads = self.make_heads(prior, rows.rows) if goal.is_choice else trees(prior, rows.rows)
-        head = StackHead(heads=[PhysicsHead(prior=prior), *heads])
+        head = stack_of(heads)
         judged = _judged(head, rows, target, weight, rng)
         stack = head.fit(rows, target, weight, rng)
         fit = quickly(rows, target, prior, rng)
-        shift = local.shift(
-            mine,
-            mine_target - stack.predict(mine).mean,
-            lambda: local.learn_scales(rows, target, lambda learn, ask: fit(learn, weight[learn], ask)),
-        )
+        shift = None
+        if mine.rows:
+            shift = local.shift(
+                mine,
+                mine_target - stack.predict(mine).mean,
+                lambda: local.learn_scales(rows, target, lambda learn, ask: fit(learn, weight[learn], ask)),
+            )
         return replace(judged, prior=prior, stack=stack, rows=rows.rows, shift=shift), heard.credibility
 
 
@@ -240,7 +245,7 @@ _ALL_OUTCOMES: Final = (
 
 def trees(prior: Prior, _rows: int) -> Sequence[Head]:
     """Return the heads of a worker without torch: one that foretells times, one that foretells which row is best."""
-    return [residual_head(prior), advantage_head(prior)]
+    return [PhysicsHead(prior=prior), residual_head(prior), advantage_head(prior)]
 
 
 def _choice_width(table: Table, error: Floats) -> float:

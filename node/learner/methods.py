@@ -4,7 +4,7 @@ Knows every head and baseline; knows no table. Heads of the stack were kept beca
 some table (docs/learner.md has the ablation); those that never helped are not here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from node.learner.baselines import (
@@ -45,8 +45,12 @@ _CLASSICS: Final[dict[str, Callable[[], Head]]] = {
 }
 
 
-def our_heads(prior: Prior) -> list[Head]:
-    """Return the heads that may count in our stack."""
+def our_heads(prior: Prior, *, networks: bool = True) -> list[Head]:
+    """Return the heads that may count in our stack.
+
+    Args:
+        networks: those that need torch too.
+    """
     return [
         PhysicsHead(prior=prior),
         advantage_head(prior),
@@ -55,9 +59,14 @@ def our_heads(prior: Prior) -> list[Head]:
         plain_head(),
         GradientBoosting(),
         Nearest(),
-        MlpHead(prior=prior),
         *machine_heads(prior),
+        *([MlpHead(prior=prior)] if networks else []),
     ]
+
+
+def stack_of(heads: Sequence[Head]) -> StackHead:
+    """Return our stack of some of them."""
+    return StackHead(heads=heads, rankers=RANKS_ONLY, settled=SETTLED, name=OURS)
 
 
 def ours(prior: Prior) -> Head:
@@ -70,7 +79,7 @@ def ours_without(*left_out: str) -> Maker:
 
     def make(prior: Prior) -> Head:
         heads = [head for head in our_heads(prior) if head.name not in left_out]
-        return StackHead(heads=heads, rankers=RANKS_ONLY, settled=SETTLED, name=OURS)
+        return stack_of(heads)
 
     return make
 

@@ -39,7 +39,7 @@ CANDIDATES: Final = 4096
 RECORDS: Final = 200_000  # read from a file, from its beginning: who writes it puts first what counts
 RECORD_BYTES: Final = 64 * 1024
 GOALS: Final = 8
-NETWORK_ROWS: Final = 10_000  # beyond it networks are not trained: a stack fits each head a dozen times
+NETWORK_ROWS: Final = 25_000  # beyond it networks are not trained: a stack fits each head a dozen times
 PREDICTIONS: Final = frozenset({"choose", "curves"})
 UNAVAILABLE, BUG = 69, 70  # exit codes, as sysexits has them
 WORDS_CHARS: Final = 300  # of an error
@@ -209,19 +209,18 @@ class Worker:
 
 def available_heads() -> tuple[Callable[[Any, int], Sequence[Any]], list[str]]:
     """Return what makes the heads that this installation can have, and what they stand on."""
-    from node.learner.brain import trees  # noqa: PLC0415
-
     if find_spec("lightgbm") is None:
-        return lambda _prior, _rows: (), ["physics"]
-    if find_spec("torch") is None:
-        return trees, ["physics", "trees"]
-    from node.learner.mlp import MlpHead  # noqa: PLC0415 -- imports torch when it learns, not before
+        from node.learner.prior import PhysicsHead  # noqa: PLC0415
+
+        return lambda prior, _rows: (PhysicsHead(prior=prior),), ["physics"]
+    from node.learner.methods import our_heads  # noqa: PLC0415
+
+    networks = find_spec("torch") is not None
 
     def all_heads(prior: Any, rows: int) -> Sequence[Any]:  # noqa: ANN401 -- a Prior, of a module that may not be there
-        networks = (MlpHead(prior=prior),) if rows <= NETWORK_ROWS else ()
-        return (*trees(prior, rows), *networks)
+        return our_heads(prior, networks=networks and rows <= NETWORK_ROWS)
 
-    return all_heads, ["physics", "trees", "mlp"]
+    return all_heads, ["physics", "trees", "neighbours", *(["mlp"] if networks else [])]
 
 
 def read_records(path: Path, engine: str | None = None) -> Iterator[Mapping[str, object]]:

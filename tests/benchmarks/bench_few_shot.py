@@ -30,7 +30,7 @@ from node.learner.features import prepare
 from node.learner.groups import labels
 from node.learner.hearing import quickly
 from node.learner.objective import parse
-from node.learner.prior import PhysicsHead, Prior
+from node.learner.prior import Prior
 from node.learner.stack import FittedStack, StackHead
 from node.learner.table import Floats, Ints, Table, stack
 from tests.benchmarks.bench_liars import regret
@@ -103,7 +103,7 @@ def one(table: Table, family: str, seed: int, options: argparse.Namespace) -> di
     known = rng.choice(numbers, size=min(options.contexts, len(numbers)), replace=False)
     swarm = table.take(np.isin(table.contexts, known) & (of != family))
     target, prior = LATENCY.of(swarm), Prior.of(LATENCY, swarm)
-    head = StackHead(heads=[PhysicsHead(prior=prior), *brain.trees(prior, swarm.rows)])
+    head = StackHead(heads=brain.trees(prior, swarm.rows))
     ready = prepare(swarm)
     fitted = head.fit(ready, target, np.ones(swarm.rows), rng)
     fit = quickly(ready, target, prior, rng)

@@ -72,7 +72,8 @@ class Process:
     """The worker's process as the kernel sees it: this process has no other child."""
 
     def __init__(self) -> None:
-        (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        lists = Path("/proc/self/task").glob("*/children")  # by thread, and any may have started it
+        (child,) = {child for each in lists for child in each.read_text().split()}
         self._place = Path("/proc") / child
 
     def cpu_s(self) -> float:

@@ -34,7 +34,7 @@ from node.learner.features import prepare
 from node.learner.head import Head
 from node.learner.hearing import AUTHOR, Ranks, hear, possible
 from node.learner.objective import parse
-from node.learner.prior import PhysicsHead, Prior
+from node.learner.prior import Prior
 from node.learner.stack import StackHead
 from node.learner.table import Floats, Table
 from node.learner.trees import TreesHead
@@ -97,7 +97,7 @@ def _light(told: Table, heads: MakeHeads, rng: np.random.Generator) -> Learner:
     rows = prepare(told.take(possible(told, RANKS)))
     target, prior = LATENCY.of(rows), Prior.of(LATENCY, rows)
     heard = hear(rows, target, prior, RANKS, rng)
-    head = StackHead(heads=[PhysicsHead(prior=prior), *heads(prior, rows.rows)], folds=lambda _table, _rng: ())
+    head = StackHead(heads=heads(prior, rows.rows), folds=lambda _table, _rng: ())
     fitted = head.fit(rows.take(heard.rows), target[heard.rows], heard.weight, rng)
     return lambda table: fitted.predict(table).mean, heard.credibility
 

@@ -8,6 +8,7 @@ import pytest
 from node.learner import failure, objective
 from node.learner.brain import Brain
 from node.learner.failure import Failures
+from node.learner.prior import PhysicsHead
 from node.learner.table import Table
 from tests.learner.synthetic import world
 
@@ -120,7 +121,7 @@ def test_unanswered_requests_count_in_trials_and_not_in_traffic_and_silence_says
 def test_a_brain_that_saw_a_strategy_fail_leaves_it_though_it_would_be_the_fastest() -> None:
     seen, goal = world(8, seed=1), objective.parse("latency")
     rows = seen.take(seen.context_groups()[0]).without("outcome.")
-    fresh = Brain(make_heads=lambda _prior, _rows: ())
+    fresh = Brain(make_heads=lambda prior, _rows: [PhysicsHead(prior=prior)])
     # On its own it would take what it foretells to be cheapest; the strategy that is so here fails everywhere.
     best = int(np.argmin(fresh.advise(rows, goal, None).forecast.cost))
     failed = seen.choice_names == rows.choice_names[best]

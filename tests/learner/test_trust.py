@@ -131,3 +131,45 @@ def test_huber_leaves_small_errors_alone_and_quiets_large_ones() -> None:
     weight = trust.huber_weight(error)
     assert np.median(weight) == 1.0
     assert weight[-1] < 0.05
+
+
+def told(rng: np.random.Generator, lying: list[bool], contexts: int) -> tuple[Voices, Floats, Floats]:
+    """Return what authors say of 20 strategies, and what is true; liars praise the last, the last but one is best."""
+    shape = (len(lying), contexts, 20)
+    truth = np.broadcast_to(np.append(np.linspace(0.6, 0.0, 19), 0.5), shape) + rng.normal(size=(*shape[:2], 1))
+    said = truth + 0.03 * rng.standard_normal(shape)
+    said[np.array(lying), :, -1] -= 1.0
+    author, context, _ = (grid.reshape(-1) for grid in np.indices(shape))
+    names = np.array([f"author {number}" for number in author], dtype=object)
+    standing = np.where(author == 0, "own", "unknown").astype(object)
+    voices = Voices(author=names, gpu=names, standing=standing, context=author * contexts + context)
+    return voices, said.reshape(-1), truth.reshape(-1)
+
+
+def test_a_lie_about_one_strategy_of_twenty_is_found_by_the_choices_that_it_misleads() -> None:
+    lying = [False] * 9 + [True] * 3
+    voices, said, truth = told(np.random.default_rng(0), lying, 8)
+
+    def foretell(_learn: Ints, _weight: Floats, ask: Ints) -> Floats:
+        return truth[ask]
+
+    found = trust.weigh(voices, said, foretell, np.random.default_rng(1))
+    assert [found.credibility[f"author {n}"] < trust.UNHEARD for n in range(12)] == lying
+    assert min(found.credibility[f"author {n}"] for n in range(9)) > 0.8
+    assert (found.weight[voices.author == "author 11"] == 0).all()
+
+
+def test_physics_judges_first_so_that_most_of_what_is_said_may_be_lies_and_newcomers_share_their_company() -> None:
+    lying = [False] * 12 + [True] * 150
+    voices, said, truth = told(np.random.default_rng(0), lying, 1)
+    said[voices.author == "author 161"] = truth[voices.author == "author 161"]  # nothing contradicts this one
+    heard: list[set[str]] = []
+
+    def foretell(learn: Ints, weight: Floats, ask: Ints) -> Floats:
+        heard.append(set(voices.author[learn[weight > 0]]))
+        return truth[ask]
+
+    found = trust.weigh(voices, said, foretell, np.random.default_rng(1), truth)
+    assert not any("author 150" in each for each in heard)
+    assert found.credibility["author 161"] < 0.5
+    assert found.credibility["author 0"] == 1.0

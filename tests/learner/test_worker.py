@@ -89,7 +89,7 @@ def test_it_learns_beside_answering_and_says_what_it_learnt(tmp_path: Path, monk
     one, heard = made()
     event = learning(heard, export(tmp_path / "records.jsonl", world(60)), one)
     assert event["event"] == "trained"
-    assert event["heads"] == ["physics", "trees"]
+    assert event["heads"] == ["physics", "trees", "neighbours"]
     assert event["rows"] == 60 * 6
     assert event["learnt"]["latency"]["error_median"] < 0.1
     assert event["learnt"]["outcome.ttft_mean_s"]["rows"] == 0  # no such column: physics speaks
