@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PREDICT: Final = 128  # sequences at once
 LEAST_CONTEXTS: Final = 10  # with fewer nothing can be held out
 LEAST_WITHIN: Final = 0.01  # share of the variance: below it strategies hardly differ, and noise would shout
+LEAST_WEIGHT: Final = 1e-12  # of a sequence: a float has no smaller that is safe to divide by
 JITTERED: Final = ("model", "hardware")
 WARM_UP: Final = 0.1  # share of the steps in which the rate rises
 PLATEAU: Final = 0.01  # of the held-out error
@@ -244,14 +245,14 @@ def _epochs(
             foretold = net(contexts + jitter * torch.randn_like(contexts), torch.from_numpy(strategies))
             weight = torch.from_numpy(data.weight[rows] * real)
             whole, within = _errors(foretold, torch.from_numpy(data.target[rows]), weight)
-            loss = whole + loudness * within
+            loss = (whole + loudness * within) / real.sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
             course.step()
-            sums += len(which) * np.array([whole.item(), within.item()])
-        trained, unseen = spread * np.sqrt(sums / max(len(learn), 1)), spread * _held_errors(net, data, kept)
+            sums += [whole.item(), within.item()]
+        trained, unseen = spread * np.sqrt(sums / data.real[learn].sum()), spread * _held_errors(net, data, kept)
         yield Epoch(
             trained=float(trained[0]),
             trained_within=float(trained[1]),
@@ -263,11 +264,10 @@ def _epochs(
 def _errors(
     foretold: "torch.Tensor", target: "torch.Tensor", weight: "torch.Tensor"
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return mean squares: of the error, and of what it differs by from its sequence's mean. All (sequences, rows)."""
+    """Return sums of squares: of the error, and of its distance from its sequence's mean. All (sequences, rows)."""
     error = foretold - target
-    apart = error - (weight * error).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-    total = weight.sum()
-    return (weight * error**2).sum() / total, (weight * apart**2).sum() / total
+    apart = error - (weight * error).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(LEAST_WEIGHT)
+    return (weight * error**2).sum(), (weight * apart**2).sum()
 
 
 def _variance_within(data: Sequences, which: Ints) -> float:
@@ -275,7 +275,8 @@ def _variance_within(data: Sequences, which: Ints) -> float:
 
     rows = data.rows[which]
     weight, target = torch.from_numpy(data.weight[rows] * data.real[which]), torch.from_numpy(data.target[rows])
-    return float(_errors(target, torch.zeros_like(target), weight)[1])
+    _, within = _errors(target, torch.zeros_like(target), weight)
+    return within.item() / max(weight.sum().item(), LEAST_WEIGHT)
 
 
 def _shuffled(numbers: Ints, size: int, rng: np.random.Generator) -> Iterator[Ints]:
@@ -293,7 +294,7 @@ def _held_errors(net: "torch.nn.Module", data: Sequences, which: Ints) -> Floats
     foretold = torch.from_numpy(_forward(net.eval(), data, which)[rows])
     weight = torch.from_numpy(data.weight[rows] * data.real[which])
     whole, within = _errors(foretold, torch.from_numpy(data.target[rows]), weight)
-    return np.sqrt([whole.item(), within.item()])
+    return np.sqrt(np.array([whole.item(), within.item()]) / max(weight.sum().item(), LEAST_WEIGHT))
 
 
 def _forward(net: "torch.nn.Module", data: Sequences, which: Ints) -> NDArray[np.float32]:
