@@ -10,8 +10,8 @@ which gives what a sequence for each row would give, for a quarter of the work. 
 loudness: the error of the time, and the error of its distance from the context's mean, each in units of its variance.
 The second is what a choice hangs on, and on the simulated table a seventh of the variance: in the first it drowns.
 
-Trained to its plateau: the learning rate rises and falls once (Smith and Topin, 2018), and twice the epochs gain
-nothing: `tests/benchmarks/bench_replica.py` shows it. `curves` is the whole story.
+Trained to its plateau: the learning rate rises and falls once (Smith and Topin, 2018). Whether more epochs would gain
+is what `tests/benchmarks/bench_replica.py` shows. `curves` is the whole story.
 """
 
 from collections.abc import Iterator
