@@ -1,178 +1,244 @@
 """What a model, a machine, a workload and a strategy are, said in plain English, and the sentences as vectors.
 
-Knows the columns of an observation table and a sentence encoder; knows no file, no head and no target. What is unknown
-is left out of a sentence, so that a table with few columns yields short texts, not wrong ones. MetaInf (arXiv
-2508.09194) describes dataset, model, hardware and method in words; its templates are not public, these are ours.
+Knows the columns of an observation table and a sentence encoder; knows no file, no head and no target. Each column is a
+sentence of its own, and one that is unknown is none, so that a table with few columns yields few sentences, not wrong
+ones. MetaInf (arXiv 2508.09194) describes dataset, model, hardware and method in words; its templates are not public,
+these are ours.
+
+Sizes are said twice, as a degree ("very long") and as a number on a coarse grid ("about 4.1 thousand"): a sentence
+encoder has no order of numbers, 1007 and 1024 are to it as unlike as 1007 and 7001. What is said alike is learnt alike.
 """
 
+import math
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-PARTS: Final = ("workload", "model", "hardware", "strategy")  # the tokens of a row, in this order
+PARTS: Final = ("workload", "model", "hardware", "strategy")
 BATCH: Final = 64  # sentences encoded together; more gains nothing on one thread
 CACHED: Final = 200_000  # sentences in memory, 300 MB at 384 dimensions; the oldest goes first
 TEXT_CHARS: Final = 600  # the encoder reads 256 word pieces; ours are half of that
+UNSAID: Final = -1
+PER_OCTAVE: Final = 2  # steps of the grid that sizes are said on: two sizes of one step are 41 % apart at most
+PER_UNIT: Final = 20  # steps of the grid that shares are said on
 
-Scalar: TypeAlias = bool | int | float | str
 Encode: TypeAlias = Callable[[list[str]], NDArray[np.float32]]  # n sentences to (n, dimensions)
+
+
+_MAGNITUDES: Final = (
+    (1e15, " quadrillion"),
+    (1e12, " trillion"),
+    (1e9, " billion"),
+    (1e6, " million"),
+    (1e3, " thousand"),
+)
 
 
 # --- sentences
 
 
-def _count(value: float) -> str:
-    """Say a number in three digits with its magnitude in words: 70.6 billion, 3.35 trillion, 2048."""
-    for size, word in ((1e15, "quadrillion"), (1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if value >= size:
-            return f"{value / size:.3g} {word}"
-    return f"{value:.4g}" if value < 1 else f"{value:.0f}"
+def _near(value: float) -> float:
+    """Return the place on the grid; 0 for nothing."""
+    return 2.0 ** (round(math.log2(value) * PER_OCTAVE) / PER_OCTAVE) if value > 0 else 0.0
 
 
-def _rate(value: float) -> str:
-    return f"{value:.2g}"
-
-
-def _microseconds(value: float) -> str:
-    return f"{value * 1e6:.3g}"
+def _about(value: float) -> str:
+    """Say a size on the grid, its magnitude in words: 1.4 thousand, 65 billion; "no" for nothing."""
+    near = _near(value)
+    if not near:
+        return "no"
+    size, word = next(((size, word) for size, word in _MAGNITUDES if near >= size), (1.0, ""))
+    return (f"{near / size:.2g}" if near < 100 * size else f"{near / size:.0f}") + word
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.0f} percent"
+    """Say a share: "most of the ..." and percents on the grid."""
+    words = ("almost none", "few", "a minority", "about half", "a majority", "most", "almost all")
+    return words[min(max(int(value * len(words)), 0), len(words) - 1)]
 
 
-def _gigabytes(value: float) -> str:
-    return f"{value / 1e9:.0f}"
+def _percent(value: float) -> str:
+    return f"{round(value * PER_UNIT) * 100 // PER_UNIT} percent"
 
 
-def _kilobytes(value: float) -> str:
-    return f"{value / 1024:.0f}"
+def _degree(edges: Sequence[float], words: Sequence[str]) -> Callable[[float], str]:
+    return lambda value: words[bisect(edges, value)]
 
 
-def _per_second(value: float) -> str:
-    return f"{value / 1e9:.0f} gigabytes per second"
-
-
-def _teraflops(value: float) -> str:
-    return f"{value / 1e12:.0f}"
-
-
-def _some(value: float) -> str:
-    return _count(value) if value else ""
-
-
-def _switch(yes: str, no: str) -> Callable[[Any], str]:
+def _switch(yes: str, no: str) -> Callable[[float], str]:
     return lambda value: yes if value else no
 
 
-def _plain(value: object) -> str:
-    return str(value)
+def _exactly(clause: str) -> Callable[[float], str]:
+    """Return how to say what takes few values, or what a strategy sets: no grid."""
+    return lambda value: clause.format(f"{value:.0f}" if value >= 1 or not value else f"{value:.2g}")
 
 
-_Clause: TypeAlias = tuple[str, Callable[[Any], str], str]  # column, how to say it, the clause around it
+def _roughly(clause: str, unit: float = 1.0) -> Callable[[float], str]:
+    return lambda value: clause.format(_about(value / unit))
 
-# Each part's clauses, joined in this order. Templates of our own: short, in the words that model cards, data sheets
-# and engine manuals use, since such text is what the encoder was trained on.
-_CLAUSES: Final[Mapping[str, tuple[_Clause, ...]]] = {
-    "workload": (
-        ("workload.text", _plain, "{}"),
-        ("workload.kind", _plain, "Task {}"),
-        ("workload.prompt_tokens", _count, "Prompts of {} tokens"),
-        ("workload.output_tokens", _count, "answers of {} tokens"),
-        ("workload.concurrency", _count, "{} requests at once"),
-        ("workload.requests_per_s", _rate, "{} requests arriving per second"),
-        ("workload.load", _plain, "Load level {}"),
-        ("workload.shared_prefix_tokens", _count, "{} prompt tokens are a shared prefix"),
-        ("workload.shared_prefix_share", _share, "{} of each prompt is a shared prefix"),
-        ("workload.prefix_groups", _count, "{} different prefixes"),
-        ("workload.burstiness", _rate, "burstiness {}"),
-        ("workload.draft_acceptance", _share, "{} of drafted tokens are accepted"),
+
+def _both(degree: Callable[[float], str], clause: str, unit: float = 1.0) -> Callable[[float], str]:
+    """Return how to say a size as a degree and as a number: {0} and {1} of the clause."""
+    return lambda value: clause.format(degree(_near(value)), _about(value / unit))
+
+
+def _unless_none(none: str, say: Callable[[float], str]) -> Callable[[float], str]:
+    return lambda value: say(value) if value else none
+
+
+_LENGTH: Final = _degree((64, 256, 1024, 4096, 16384), ("tiny", "short", "medium length", "long", "very long", "huge"))
+_CROWD: Final = _degree(
+    (1.5, 6, 24, 96),
+    (
+        "a single request at a time",
+        "a few requests at once",
+        "a dozen requests at once",
+        "many requests at once",
+        "hundreds of requests at once",
     ),
-    "model": (
-        ("model.name", _plain, "{}"),
-        ("model.family", _plain, "{} family"),
-        ("model.parameters", _count, "{} parameters"),
-        ("model.active_parameters", _count, "{} active per token"),
-        ("model.mixture_of_experts", _switch("mixture of experts", "dense"), "{}"),
-        ("model.experts", _some, "{} experts"),
-        ("model.experts_per_token", _some, "{} experts per token"),
-        ("model.layers", _count, "{} layers"),
-        ("model.hidden", _count, "hidden size {}"),
-        ("model.heads", _count, "{} attention heads"),
-        ("model.kv_heads", _count, "{} key-value heads"),
-        ("model.kv_bytes_per_token", _kilobytes, "{} kilobytes of cache per token"),
-        ("model.weight_dtype", _plain, "weights in {}"),
-    ),
-    "hardware": (
-        ("hardware.count", _count, "{} x"),
-        ("hardware.name", _plain, "{}"),
-        ("hardware.family", _plain, "{} architecture"),
-        ("hardware.memory_bytes", _gigabytes, "{} gigabytes of memory"),
-        ("hardware.spec_bytes_per_s", _per_second, "memory bandwidth {}"),
-        ("hardware.spec_flops_bf16", _teraflops, "{} teraflops in bfloat16"),
-        ("hardware.spec_flops_fp8", _teraflops, "{} teraflops in fp8"),
-        ("hardware.spec_link_bytes_per_s", _per_second, "interconnect {}"),
-        ("hardware.tdp_watts", _count, "{} watts"),
-    ),
-    "strategy": (
-        ("strategy.engine", _plain, "{}"),
-        ("strategy.batching", _plain, "{} batching"),
-        ("strategy.prefix_caching", _switch("prefix caching", "no prefix caching"), "{}"),
-        ("strategy.chunked_prefill", _switch("chunked prefill", "prefill in one piece"), "{}"),
-        ("strategy.max_num_batched_tokens", _count, "at most {} tokens per step"),
-        ("strategy.max_num_seqs", _count, "at most {} sequences per batch"),
-        ("strategy.long_prefill_token_threshold", _count, "at most {} tokens of one prompt per step"),
-        ("strategy.speculation", _plain, "speculative decoding by {}"),
-        ("strategy.speculative_tokens", _count, "{} speculative tokens"),
-        ("strategy.precision", _plain, "precision {}"),
-        ("strategy.kv_cache_dtype", _plain, "cache in {}"),
-        ("strategy.weight_quantization", _plain, "weights quantized to {}"),
-        ("strategy.compile", _switch("compiled", "eager"), "{}"),
-        ("strategy.devices", _count, "on {} devices"),
-        ("strategy.tensor_parallel", _count, "tensor parallel {}"),
-        ("strategy.pipeline_parallel", _count, "pipeline parallel {}"),
-        ("strategy.expert_parallel", _count, "expert parallel {}"),
-        ("strategy.attention_data_parallel", _count, "attention data parallel {}"),
-        ("strategy.disaggregated", _switch("prefill and decode on separate devices", ""), "{}"),
-        ("strategy.prefill_workers", _count, "{} prefill workers"),
-        ("strategy.decode_workers", _count, "{} decode workers"),
-    ),
+)
+_PACE: Final = _degree((0.3, 2, 10, 50), ("rare", "occasional", "frequent", "rapid", "a flood of"))
+_BULK: Final = _degree((2e9, 5e9, 1.2e10, 4e10, 1e11), ("tiny", "small", "medium size", "large", "very large", "giant"))
+_AMOUNTS: Final = ("very little", "little", "medium", "much", "very much")
+_MEMORY: Final = _degree((3e10, 6e10, 1.2e11, 2.4e11), _AMOUNTS)
+_BANDWIDTH: Final = _degree((0.6e12, 1.2e12, 2.4e12, 4.8e12), ("very low", "low", "medium", "high", "very high"))
+_COMPUTE: Final = _degree((1.5e14, 4e14, 1.2e15, 3e15), _AMOUNTS)
+_COMPUTE_FP8: Final = _degree((3e14, 8e14, 2.4e15, 6e15), _AMOUNTS)
+_LINK: Final = _degree((6e10, 2e11, 6e11), ("slow", "medium", "fast", "very fast"))
+_DEVICES: Final = {1.0: "one device", 2.0: "two devices", 4.0: "four devices", 8.0: "eight devices"}
+
+# A column, and how to say it: a template for words, a function for numbers. Templates of our own: short, in the words
+# that model cards, data sheets and engine manuals use, since such text is what the encoder was trained on.
+_Say: TypeAlias = str | Callable[[float], str]
+_CLAUSES: Final[Mapping[str, Mapping[str, _Say]]] = {
+    "workload": {
+        "workload.text": "{}",
+        "workload.kind": "Task {}",
+        "workload.prompt_tokens": _both(_LENGTH, "{} prompts of about {} tokens"),
+        "workload.output_tokens": _both(_LENGTH, "{} answers of about {} tokens"),
+        "workload.concurrency": lambda value: f"{_CROWD(value)}: {value:.0f}",
+        "workload.requests_per_s": _both(_PACE, "{} requests, about {} per second"),
+        "workload.load": "Load level {}",
+        "workload.shared_prefix_tokens": _unless_none(
+            "no shared prefix, every prompt is different", _both(_LENGTH, "a {} shared prefix of {} tokens")
+        ),
+        "workload.shared_prefix_share": lambda value: f"{_share(value)} of each prompt is a shared prefix",
+        "workload.prefix_groups": _roughly("{} different prefixes"),
+        "workload.burstiness": _roughly("burstiness {}"),
+        "workload.draft_acceptance": lambda value: (
+            f"{_share(value)} of the drafted tokens are accepted, {_percent(value)}"
+        ),
+    },
+    "model": {
+        "model.name": "{}",
+        "model.family": "{} family",
+        "model.parameters": _both(_BULK, "a {} model of about {} parameters"),
+        "model.active_parameters": _roughly("about {} parameters active per token"),
+        "model.mixture_of_experts": _switch("mixture of experts", "dense"),
+        "model.experts": _unless_none("dense", _exactly("mixture of {} experts")),
+        "model.layers": _exactly("{} layers"),
+        "model.hidden": _exactly("hidden size {}"),
+        "model.kv_heads": _exactly("{} key-value heads"),
+        "model.kv_bytes_per_token": _roughly("about {} kilobytes of cache per token", 1024),
+        "model.weight_dtype": "weights in {}",
+    },
+    "hardware": {
+        "hardware.count": lambda value: _DEVICES.get(value, f"{value:.0f} devices"),
+        "hardware.name": "{}",
+        "hardware.family": "{} architecture",
+        "hardware.memory_bytes": _both(_MEMORY, "{} memory, about {} gigabytes", 1e9),
+        "hardware.spec_bytes_per_s": _both(_BANDWIDTH, "{} memory bandwidth, about {} terabytes per second", 1e12),
+        "hardware.spec_flops_bf16": _both(_COMPUTE, "{} compute, about {} teraflops in bfloat16", 1e12),
+        "hardware.spec_flops_fp8": _both(_COMPUTE_FP8, "{} compute in fp8, about {} teraflops", 1e12),
+        "hardware.spec_link_bytes_per_s": _both(_LINK, "{} interconnect, about {} gigabytes per second", 1e9),
+        "hardware.tdp_watts": _roughly("about {} watts"),
+    },
+    "strategy": {
+        "strategy.engine": "{}",
+        "strategy.batching": "{} batching",
+        "strategy.prefix_caching": _switch("prefix caching", "no prefix caching"),
+        "strategy.chunked_prefill": _switch("chunked prefill", "prefill in one piece"),
+        "strategy.max_num_batched_tokens": _exactly("at most {} tokens per step"),
+        "strategy.max_num_seqs": _exactly("at most {} sequences per batch"),
+        "strategy.long_prefill_token_threshold": _exactly("at most {} tokens of one prompt per step"),
+        "strategy.speculation": "speculative decoding by {}",
+        "strategy.speculative_tokens": _unless_none(
+            "no speculative decoding", _exactly("speculative decoding of {} tokens")
+        ),
+        "strategy.precision": "precision {}",
+        "strategy.kv_cache_dtype": "cache in {}",
+        "strategy.weight_quantization": "weights quantized to {}",
+        "strategy.compile": _switch("compiled", "eager"),
+        "strategy.devices": _exactly("on {} devices"),
+        "strategy.tensor_parallel": _exactly("tensor parallel {}"),
+        "strategy.pipeline_parallel": _exactly("pipeline parallel {}"),
+        "strategy.expert_parallel": _exactly("expert parallel {}"),
+        "strategy.attention_data_parallel": _exactly("attention data parallel {}"),
+        "strategy.disaggregated": _switch("prefill and decode on separate devices", "prefill and decode together"),
+        "strategy.prefill_workers": _exactly("{} prefill workers"),
+        "strategy.decode_workers": _exactly("{} decode workers"),
+    },
 }
-_LEAVES: Final = {part: tuple(column for column, _, _ in clauses) for part, clauses in _CLAUSES.items()}
 
 
-def describe(part: str, row: Mapping[str, Scalar | None]) -> str:
-    """Return the sentence for one of PARTS, of what the row knows; "unknown ..." where it knows nothing."""
-    said = (
-        clause.format(words)
-        for column, say, clause in _CLAUSES[part]
-        if (value := row.get(column)) is not None and _known(value) and (words := say(cast("Any", value)))
-    )
-    return (", ".join(said) or f"unknown {part}")[:TEXT_CHARS]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What one column says.
+
+    Attributes:
+        part: of PARTS. column: whose value it is.
+        sentences: the distinct ones.
+        which: shape (rows,): the number of each row's sentence, UNSAID where its value is unknown.
+    """
+
+    part: str
+    column: str
+    sentences: tuple[str, ...]
+    which: NDArray[np.int64]
 
 
-def _known(value: Scalar) -> bool:
-    return not (isinstance(value, float) and np.isnan(value)) and value != ""
+def say(columns: Mapping[str, NDArray[Any]], rows: int) -> Iterator[Said]:
+    """Yield what each column says of which something is known, in the order of PARTS.
+
+    Columns without a template say nothing, and neither do words where a number belongs: whoever wrote them meant
+    something else.
+    """
+    for part, clauses in _CLAUSES.items():
+        for column, clause in clauses.items():
+            if column not in columns:
+                continue
+            texts = _sentences(columns[column], clause)
+            distinct = tuple(sorted({text for text in texts if text}))
+            number = {text: at for at, text in enumerate(distinct)}
+            which = np.array([number.get(text, UNSAID) for text in texts], dtype=np.int64).reshape(rows)
+            if distinct:
+                yield Said(part=part, column=column, sentences=distinct, which=which)
 
 
-def sentences(part: str, columns: Mapping[str, NDArray[Any]], rows: int) -> list[str]:
-    """Return each row's sentence. Rows that agree share one string, so describing many costs little."""
-    names = [name for name in _LEAVES[part] if name in columns]
-    if not names:
-        return [f"unknown {part}"] * rows
-    made: dict[tuple[object, ...], str] = {}
-    found: list[str] = []
-    for values in zip(*(columns[name].tolist() for name in names), strict=True):
-        # NaN is unequal to itself: None makes keys of it
-        key = tuple(None if value != value else value for value in values)
-        if (text := made.get(key)) is None:
-            text = made[key] = describe(part, dict(zip(names, key, strict=True)))
-        found.append(text)
-    return found
+def _sentences(values: NDArray[Any], clause: _Say) -> list[str]:
+    """Return a sentence for each value, "" for one that is unknown; each distinct value is said once."""
+    if isinstance(clause, str):
+        made = {value: clause.format(_word(value))[:TEXT_CHARS] for value in set(values.tolist()) if _known(value)}
+    elif values.dtype == object:
+        return [""] * len(values)
+    else:
+        made = {value: clause(value) for value in set(values.tolist()) if _known(value)}
+    return [made.get(value, "") for value in values.tolist()]
+
+
+def _word(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _known(value: str | float | None) -> bool:
+    return bool(value) if value is None or isinstance(value, str) else math.isfinite(value)
 
 
 # --- vectors
@@ -210,10 +276,6 @@ class Embedder:
         for key in list(islice(self._memory, max(len(self._memory) - CACHED, 0))):
             del self._memory[key]
         return found
-
-    def parts(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float32]:
-        """Return (rows, len(PARTS), dimensions): the tokens that MetaInf's regressor reads."""
-        return np.stack([self(sentences(part, columns, rows)) for part in PARTS], axis=1)
 
     def _recall(self, key: str) -> NDArray[np.float32] | None:
         kept = self._store.get(key) if self._store is not None and key not in self._memory else None

@@ -2,7 +2,7 @@
 
     metainf records export --mine records.jsonl        # after some runs of `metainf profile --trials`
     python -m tests.benchmarks.bench_own_trials --records records.jsonl [MORE.jsonl ...]
-        [--swarm strategies_simulated.parquet] [--contexts 150] [--goals latency,tail,...] [--seeds 0,1,2]
+        [--swarm strategies_simulated.parquet] [--contexts 150] [--goals latency tail ...] [--seeds 0,1,2] [--whole]
 
 For each objective and each way to learn, the kinds of workload are left out by turns: a brain learns from the node's
 trials of the other kinds, and chooses in each context of the kind that was left out. Printed: what its pick costs
@@ -24,10 +24,11 @@ import numpy as np
 
 from node.cli import learning
 from node.learner import brain
-from node.learner.brain import Brain
+from node.learner.brain import Brain, MakeHeads
 from node.learner.hearing import AUTHOR
 from node.learner.objective import Objective, parse
 from node.learner.table import Table, stack
+from node.learner.worker import available_heads
 
 GOALS: Final = ("latency", "tail", "throughput", "cost", "energy", "latency:0.5,tail:0.5", "latency:0.5,throughput:0.5")
 KIND: Final = "workload.kind"
@@ -47,12 +48,14 @@ class Pick:
     best: float
 
 
-def one(own: Table, swarm: Table | None, goal: Objective, way: str, seed: int) -> list[Pick]:
+def one(
+    own: Table, swarm: Table | None, goal: Objective, way: str, seed: int, heads: MakeHeads = brain.trees
+) -> list[Pick]:
     """Return the picks of one way to learn, in every context that has a default and a choice."""
     picks = []
     for kind in sorted(set(own.words(KIND))):
         left = own.words(KIND) == kind
-        learnt = Brain(make_heads=brain.trees)
+        learnt = Brain(make_heads=heads)
         if way != "physics":
             told = own.take(~left).with_columns({AUTHOR: np.full(int((~left).sum()), ME, dtype=object)})
             if swarm is not None:
@@ -94,7 +97,13 @@ def line(way: str, picks: Sequence[Pick]) -> str:
 
 
 def run(
-    own: Table, swarm: Table | None, goals: Sequence[str], seeds: Sequence[int], *, listed: bool = False
+    own: Table,
+    swarm: Table | None,
+    goals: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    heads: MakeHeads = brain.trees,
+    listed: bool = False,
 ) -> list[str]:
     """Return the lines of all objectives; choices are merged over seeds."""
     kinds, contexts = sorted(set(own.words(KIND))), len(np.unique(own.contexts))
@@ -112,7 +121,9 @@ def run(
         for way in WAYS[: 2 if swarm is None else 3]:
             told = swarm if way == "own+swarm" else None
             picks = [
-                pick for seed in (seeds if way != "physics" else seeds[:1]) for pick in one(own, told, goal, way, seed)
+                pick
+                for seed in (seeds if way != "physics" else seeds[:1])
+                for pick in one(own, told, goal, way, seed, heads)
             ]
             lines.append(line(way, picks))
             if listed:
@@ -136,13 +147,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--goals", nargs="+", default=GOALS)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--picks", action="store_true")
+    parser.add_argument("--whole", action="store_true", help="all heads of a node rather than the quickest: slow")
     options = parser.parse_args(arguments)
     own = learning.read(options.records[0])
     for more in options.records[1:]:
         own = stack(own, learning.read(more))
     swarm = None if options.swarm is None else of_machines(learning.read(options.swarm), options.contexts)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    for shown in run(own.merge_repeats(), swarm, options.goals, seeds, listed=options.picks):
+    heads = available_heads()[0] if options.whole else brain.trees
+    for shown in run(own.merge_repeats(), swarm, options.goals, seeds, heads=heads, listed=options.picks):
         print(shown, flush=True)
 
 

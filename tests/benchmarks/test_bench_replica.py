@@ -27,10 +27,10 @@ def test_the_bench_prints_a_line_for_each_group_and_takes_up_where_it_ended(
     def encode(batch: list[str]) -> NDArray[np.float32]:
         return np.array([[len(text), sum(text.encode()) % 97] for text in batch], dtype=np.float32)
 
-    wish = ["--table", str(tmp_path / "small.parquet"), "--steps", "1,2", "--out", str(tmp_path / "out.jsonl")]
+    wish = ["--table", str(tmp_path / "small.parquet"), "--epochs", "1,2", "--out", str(tmp_path / "out.jsonl")]
     for _ in range(2):
         bench_replica.main(wish, Embedder(encode, "letters", 2))
         said = capsys.readouterr().out
         assert said.count('"group": "old"') == said.count('"group": "new"') == 2
-        assert "2 steps: accuracy" in said
+        assert "split hardware.family, epochs 2," in said
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4

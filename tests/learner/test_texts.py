@@ -37,31 +37,60 @@ def embedder(encoded: list[str], store: dict[str, bytes]) -> Embedder:
     return Embedder(encode, "letters", 2, store)
 
 
-def test_a_row_is_told_in_four_sentences_and_the_outcome_in_none() -> None:
-    said = [texts.describe(part, ROW) for part in texts.PARTS]
-    assert said == [
-        "Task chat, Prompts of 1654 tokens",
-        "Tiny-1B, 1.24 billion parameters",
-        "2 x, Card 80GB, memory bandwidth 3350 gigabytes per second",
-        "prefix caching, prefill in one piece, at most 64 sequences per batch",
+def told(rows: list[dict[str, object]]) -> dict[str, list[str]]:
+    """Return what each column says of each row; "" for nothing."""
+    table = Table.of_rows(rows)
+    said = texts.say(table.columns, table.rows)
+    return {each.column: [each.sentences[at] if at != texts.UNSAID else "" for at in each.which] for each in said}
+
+
+def test_a_row_is_told_in_a_sentence_for_each_column_and_the_outcome_in_none() -> None:
+    assert told([ROW]) == {
+        "workload.kind": ["Task chat"],
+        "workload.prompt_tokens": ["long prompts of about 1.4 thousand tokens"],
+        "model.name": ["Tiny-1B"],
+        "model.parameters": ["a tiny model of about 1.1 billion parameters"],
+        "model.experts": ["dense"],
+        "hardware.count": ["two devices"],
+        "hardware.name": ["Card 80GB"],
+        "hardware.spec_bytes_per_s": ["high memory bandwidth, about 2.8 terabytes per second"],
+        "strategy.prefix_caching": ["prefix caching"],
+        "strategy.chunked_prefill": ["prefill in one piece"],
+        "strategy.max_num_seqs": ["at most 64 sequences per batch"],
+    }
+
+
+def test_sizes_that_are_close_are_said_alike_and_what_a_strategy_sets_is_said_to_the_token() -> None:
+    said = told(
+        [
+            {"workload.prompt_tokens": prompt, "strategy.max_num_batched_tokens": budget}
+            for prompt, budget in ((1007.3, 2048), (1024.6, 2050), (7001.0, 2048))
+        ]
+    )
+    assert said["workload.prompt_tokens"][0] == said["workload.prompt_tokens"][1] != said["workload.prompt_tokens"][2]
+    assert said["strategy.max_num_batched_tokens"][:2] == [
+        "at most 2048 tokens per step",
+        "at most 2050 tokens per step",
     ]
 
 
-def test_what_is_unknown_is_left_out_and_a_part_of_which_nothing_is_known_says_so() -> None:
-    table = Table.of_rows([ROW, {"model.name": "Other", "strategy.prefix_caching": False}])
-    assert texts.sentences("model", table.columns, table.rows) == ["Tiny-1B, 1.24 billion parameters", "Other"]
-    assert texts.sentences("hardware", table.columns, table.rows)[1] == "unknown hardware"
-    assert texts.sentences("hardware", {}, 2) == ["unknown hardware"] * 2
+def test_what_is_unknown_or_no_number_where_one_belongs_is_left_out() -> None:
+    said = told([{**ROW, "model.parameters": "many"}, {"model.name": "Other", "workload.prompt_tokens": float("inf")}])
+    assert said["model.name"] == ["Tiny-1B", "Other"]
+    assert "model.parameters" not in said
+    assert said["workload.prompt_tokens"][1] == said["hardware.name"][1] == ""
+    assert told([{"a.column": 3.0, "workload.prompt_tokens": 0.0}]) == {
+        "workload.prompt_tokens": ["tiny prompts of about no tokens"]
+    }
 
 
 def test_a_sentence_is_encoded_once_in_a_life_and_never_again_with_the_caller_s_store() -> None:
     first, encoded, store = counting()
-    table = Table.of_rows([{**ROW, "strategy.max_num_seqs": seqs} for seqs in (1, 2, 4)])
-    tokens = first.parts(table.columns, table.rows)
-    assert tokens.shape == (3, 4, 2)
-    assert len(encoded) == 3 + 3  # three parts are equal in all rows
+    vectors = first(["one", "two", "one"])
+    assert vectors.shape == (3, 2)
+    assert len(encoded) == 2
     again: list[str] = []
-    assert np.array_equal(embedder(again, store).parts(table.columns, table.rows), tokens)
+    assert np.array_equal(embedder(again, store)(["one", "two", "one"]), vectors)
     assert again == []
 
 
