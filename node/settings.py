@@ -144,7 +144,7 @@ class LearnerSection(Section, frozen=True, kw_only=True):
 
     enabled: bool = True  # in a process of its own at the lowest priority, once there are 60 records
     objectives: Annotated[tuple[Objective, ...], Meta(min_length=1, max_length=8)] = ("latency",)  # to choose by
-    memory_bytes: Annotated[int, Meta(ge=512 << 20)] = 4 << 30  # of that process, at most
+    memory_bytes: Annotated[int, Meta(ge=512 << 20, le=1 << 50)] = 4 << 30  # of that process, at most
 
 
 class LogSection(Section, frozen=True, kw_only=True):

@@ -100,6 +100,11 @@ def test_objectives_of_the_learner_are_words_and_mixes_and_nothing_else() -> Non
             made(f'version = 1\n[learner]\nobjectives = ["{wrong}"]\n')
 
 
+def test_a_limit_of_memory_that_no_machine_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"learner\.memory_bytes"):
+        made(f"version = 1\n[learner]\nmemory_bytes = {1 << 60}\n")
+
+
 def test_other_programs_variables_are_left_alone() -> None:
     environment = {"METAINF_CACHE": "x", "METAINF_PYTHON": "y", "METAINF_DATA_DIR": "z", "METAINF_ENGINE": "tag"}
     assert made(environment=environment) == Settings()

@@ -22,11 +22,13 @@ from typing import Any, Final
 import structlog
 import trio
 
+from node.core.learning import Late
 from node.errors import Unavailable
 
 # s to import numpy and scipy: half a second; at the lowest priority, beside an engine that takes every core, minutes.
 READY_DEADLINE: Final = 300.0
 ASK_DEADLINE: Final = 10.0  # s for an answer; a decision takes milliseconds, or tens while it learns on the same core
+TRAIN_DEADLINE: Final = 60.0  # s until a lesson is acknowledged: nobody waits for it, and it is not lost
 DUMB_DEADLINE: Final = 300.0  # s without a word while it owes one: it hangs, and is not only slow
 END_DEADLINE: Final = 5.0  # s for a killed process to be reaped
 BACKOFF: Final = (1.0, 5.0, 30.0, 300.0)  # s until it is started again, by how often it died in a row
@@ -51,13 +53,15 @@ class ChildSetup:
     Attributes:
         command: that starts a worker.
         hear: is told each event of the worker (`ready`, `trained`, `failed`) as it comes, and `ended` when it died.
-        ask_deadline: seconds that whoever asks waits. dumb_deadline: that it may owe an answer before it is killed.
+        ask_deadline: seconds that whoever asks waits; train_deadline: that whoever gives a lesson does.
+        dumb_deadline: seconds that it may owe an answer before it is killed.
     """
 
     command: tuple[str, ...] = (sys.executable, "-m", "node.learner.worker")
     hear: Callable[[Message], None] = field(default=lambda _: None)
     ready_deadline: float = READY_DEADLINE
     ask_deadline: float = ASK_DEADLINE
+    train_deadline: float = TRAIN_DEADLINE
     dumb_deadline: float = DUMB_DEADLINE
     backoff: tuple[float, ...] = BACKOFF
     memory_bytes: int = MEMORY_BYTES
@@ -95,28 +99,30 @@ class LearnerChild:
         again, knowing nothing.
 
         Raises:
-            Unavailable: it is down, busy, dumb, died over it, or refuses the question.
+            Unavailable: it is down, busy, dumb, died over it, or refuses the question; or this is none that JSON has.
+                `Late` where it did not answer in time.
         """
         process = self._process
         if process is None:
             raise Unavailable("the learner is not running")
         if len(self._questions) >= OUTSTANDING:
             raise Unavailable("the learner has too many questions to answer")
-        self._number += 1
-        number, question = self._number, _Question()
+        line, question = _line({"id": self._number + 1, "do": do, **what}), _Question()
+        self._number = number = self._number + 1
         self._questions[number] = question
+        deadline = self._setup.train_deadline if do == "train" else self._setup.ask_deadline
         if self._owes_since is None:
             self._owes_since = trio.current_time()
         try:
-            with trio.move_on_after(self._setup.ask_deadline) as limit:
-                await self._send(process, {"id": number, "do": do, **what})
+            with trio.move_on_after(deadline) as limit:
+                await self._send(process, line)
                 await question.answered.wait()
         finally:
             del self._questions[number]
         if limit.cancelled_caught:
             if self._owes_since is not None and trio.current_time() - self._owes_since >= self._setup.dumb_deadline:
                 self.renew("it says nothing")
-            raise Unavailable(f"the learner did not answer within {self._setup.ask_deadline:.0f} s")
+            raise Late(f"the learner did not answer within {deadline:.0f} s")
         if question.answer is None:
             raise Unavailable("the learner died over the question")
         if "error" in question.answer:
@@ -156,6 +162,7 @@ class LearnerChild:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._collect, process)
                 with contextlib.suppress(_Nonsense):
+                    self._limit(process)
                     await self._listen(process)
                 nursery.cancel_scope.cancel()
         finally:
@@ -165,7 +172,7 @@ class LearnerChild:
             await _end(process)
 
     async def _start(self) -> trio.Process:
-        process = await trio.lowlevel.open_process(
+        return await trio.lowlevel.open_process(
             list(self._setup.command),
             stdin=subprocess.PIPE,  # its end tells the worker that the daemon is gone
             stdout=subprocess.PIPE,
@@ -174,9 +181,16 @@ class LearnerChild:
             cwd="/",
             start_new_session=True,
         )
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # dead already, or a container that forbids it
+
+    def _limit(self, process: trio.Process) -> None:
+        """Limit its memory; one that cannot be limited is not kept."""
+        try:
             resource.prlimit(process.pid, resource.RLIMIT_DATA, (self._setup.memory_bytes, self._setup.memory_bytes))
-        return process
+        except (ProcessLookupError, PermissionError):  # dead already, or a container that forbids it
+            pass
+        except (OSError, OverflowError, ValueError) as error:
+            self._complaints.append(f"its memory cannot be limited: {error}"[:COMPLAINT_COLUMNS])
+            raise _Nonsense from error
 
     async def _listen(self, process: trio.Process) -> None:
         """Take its messages until its output ends."""
@@ -229,10 +243,7 @@ class LearnerChild:
                 if line.strip():
                     self._complaints.append(line.decode(errors="replace").strip()[:COMPLAINT_COLUMNS])
 
-    async def _send(self, process: trio.Process, message: Message) -> None:
-        line = json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        if len(line) > LINE_LIMIT:
-            raise Unavailable(f"a question of more than {LINE_LIMIT >> 20} MiB")
+    async def _send(self, process: trio.Process, line: bytes) -> None:
         assert process.stdin is not None  # noqa: S101
         async with self._sending:
             try:
@@ -245,7 +256,7 @@ class LearnerChild:
 
 
 class _Nonsense(Exception):
-    """The child said what no worker says."""
+    """The child said what no worker says, or cannot be kept: it is ended."""
 
 
 @asynccontextmanager
@@ -256,6 +267,21 @@ async def open_learner(setup: ChildSetup) -> AsyncIterator[LearnerChild]:
         nursery.start_soon(child.run)
         yield child
         nursery.cancel_scope.cancel()
+
+
+def _line(message: Message) -> bytes:
+    """Return a question as a line.
+
+    Raises:
+        Unavailable: it is none that JSON has, or too long.
+    """
+    try:
+        line = json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Unavailable(f"no question for the learner: {error}"[:COMPLAINT_COLUMNS]) from error
+    if len(line) > LINE_LIMIT:
+        raise Unavailable(f"a question of more than {LINE_LIMIT >> 20} MiB")
+    return line
 
 
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """`metainf learn`: what the meta-learner knows, and how well. What each verb does is imported when it is asked for."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ALL_METHODS: Final = "all"
 FILE: Final = click.Path(dir_okay=False, exists=True, path_type=Path)
+THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 OBJECTIVE_HELP: Final = "latency, tail, throughput, cost, energy, slo, or a mix: latency:0.5,cost:0.5."
 
 
@@ -26,7 +28,14 @@ def learn() -> None:
 
 @contextmanager
 def _learner() -> Iterator[None]:
-    """Say what to install where the learner's libraries are not there."""
+    """Let numeric libraries use one thread, and say what to install where they are not there.
+
+    To be entered before they are imported: they read the environment once, then.
+    """
+    # Their matrices are small, and threads that wait for each other spin: where others use the cores too, torch on as
+    # many threads as there are cores took 60 times as long as on one. Who set a number themselves keeps it.
+    for name in THREADS:
+        os.environ.setdefault(name, "1")
     try:
         yield
     except ModuleNotFoundError as error:

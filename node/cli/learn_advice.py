@@ -3,7 +3,6 @@
 Knows the words and the screen; what is asked is learn_asking's, what is learnt learn_source's.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ import numpy as np
 from node.cli.feature_words import shown, told
 from node.cli.learn_asking import Question, rows_of, words
 from node.cli.learn_source import Source, Taught, goal_of, table_or_nothing, teach
+from node.cli.learning import json_text
 from node.errors import ConfigError, ExitCode
 from node.learner.explain import Explanation, explain
 from node.learner.groups import labels
 from node.learner.objective import NO_PROMISE, Objective
 from node.learner.propose import Proposal, propose
 from node.learner.refine import PARAMETERS
-from node.learner.table import WHERE, Table, stack
+from node.learner.table import CONTEXT, WHERE, Column, Table, stack
 
 NAME_CHARS: Final = 80  # of a strategy's name in a table
 WHY: Final[Mapping[str, str]] = {
@@ -62,7 +62,7 @@ def predict(wish: Wish) -> int:
     """
     goal, taught, proposal = _asked(wish)
     if wish.as_json:
-        click.echo(json.dumps(_plain(wish, goal, taught, proposal)))
+        click.echo(json_text(_plain(wish, goal, taught, proposal)))
     else:
         for line in (*_head(wish, goal, taught, proposal), "", *_table(proposal, goal, wish.top)):
             click.echo(line)
@@ -75,7 +75,7 @@ def explain_choice(wish: Wish) -> int:
     found = explain(taught.brain, proposal, goal)
     if wish.as_json:
         reasons = None if found is None else _plain_reasons(found, proposal)
-        click.echo(json.dumps({**_plain(wish, goal, taught, proposal), "explanation": reasons}))
+        click.echo(json_text({**_plain(wish, goal, taught, proposal), "explanation": reasons}))
         return ExitCode.OK
     lines = ["there is nothing to compare"] if found is None else _reasons(found, proposal)
     for line in (*_head(wish, goal, taught, proposal), "", *lines):
@@ -96,11 +96,23 @@ def _unseen(table: Table, asked: Mapping[str, object], column: str | None) -> Ta
     """Return the rows that do not agree with what is asked about in a column."""
     if column is None:
         return table
-    both = labels(stack(table, Table.of_rows([asked], merged=False)), column)
-    there = both[:-1] != both[-1]
+    both = stack(table, Table.of_rows([asked], merged=False))
+    if column == CONTEXT:
+        there = _elsewhere(both)
+    else:
+        found = labels(both, column)
+        there = found[:-1] != found[-1]
     if not there.any():
         raise ConfigError(f"nothing would be left to learn from without this {column}", remedy="name another --unseen")
     return table.take(there)
+
+
+def _elsewhere(both: Table) -> Column:
+    """Return which rows but the last, which is asked about, are of another context than it."""
+    # What is asked about has no number that the table gave: contexts are compared by the columns that make them.
+    computed = Table.of(both.columns, merged=False).contexts
+    own = both.contexts[:-1]
+    return ~np.isin(own, own[computed[:-1] == computed[-1]])
 
 
 # --- in words
@@ -273,7 +285,7 @@ def _plain(wish: Wish, goal: Objective, taught: Taught, proposal: Proposal) -> d
 
 def _plain_row(proposal: Proposal, goal: Objective, row: int) -> dict[str, Any]:
     gain = proposal.gain(row) or (None, None, None)
-    cost, low, high = (None if math.isnan(value) else value for value in _costs(proposal, goal, row))
+    cost, low, high = _costs(proposal, goal, row)
     return {
         "name": proposal.names[row],
         "strategy": _columns(proposal, row, ("strategy.",)),
@@ -307,8 +319,8 @@ def _plain_reasons(found: Explanation, proposal: Proposal) -> dict[str, Any]:
         "learnt": found.learnt,
         "unexplained": found.unexplained,
         "features": [
-            {"feature": each.feature, "words": told(each.feature), "chosen": _number(each.chosen),
-             "other": _number(each.other), "gain": each.gain}
+            {"feature": each.feature, "words": told(each.feature), "chosen": float(each.chosen),
+             "other": float(each.other), "gain": each.gain}
             for each in found.moved
         ],
         "heads": [
@@ -321,7 +333,3 @@ def _plain_reasons(found: Explanation, proposal: Proposal) -> dict[str, Any]:
         "error_median": None if figures is None else figures.error_median,
         "coverage_90": None if figures is None else figures.coverage_90,
     }  # fmt: skip
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -5,12 +5,12 @@ model's own `config.json`. Knows no brain.
 """
 
 import json
-import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TextIO, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from node.core.observation_columns import COLUMNS, KINDS, Scalar
 from node.core.profile_record import benchmark_on_wire, hardware_on_wire
 from node.core.strategy import Build, Setting, Strategy
 from node.core.trial_strategies import candidates
-from node.errors import ConfigError, NodeError, Unavailable
+from node.errors import ConfigError, Unavailable
 from node.learner.table import STRATEGY, WHERE, Table
 from node.machine_profile import kept_profile
 from node.places import Places
@@ -32,9 +32,10 @@ THIS: Final = "this"
 STANDARD: Final = Path("-")
 NAMED: Final = 8  # in a message
 MOST: Final = 256  # strategies of a table that come into question
-BYTES: Final = 1 << 24  # of a file with a context
+CHARS: Final = 1 << 24  # of a file with a context
 SOME_LENGTH: Final = 4096  # tokens, for which strategies are made up where nothing says how long prompts may be
 MODEL, HARDWARE, WORKLOAD = WHERE
+_NOT_FINITE: Final = "a finite number belongs there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,15 +120,19 @@ def _place(rows: Sequence[Mapping[str, Scalar]]) -> Columns:
 def _of_file(path: Path) -> list[Columns]:
     """Read one row, a list of rows, or a row a line."""
     try:
-        text = sys.stdin.read(BYTES) if path == STANDARD else path.read_text(encoding="utf-8")
+        if path == STANDARD:
+            text = _bounded(path, sys.stdin)
+        else:
+            with path.open(encoding="utf-8") as file:
+                text = _bounded(path, file)
     except (OSError, UnicodeDecodeError) as error:
         raise Unavailable(f"{path} cannot be read: {error}", remedy="check its permissions") from error
     try:
         whole: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             whole = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{path} is neither JSON nor JSON Lines: {error}", remedy="write a row as an object"
             ) from error
@@ -137,11 +142,22 @@ def _of_file(path: Path) -> list[Columns]:
     return [_scalars(path, cast("Mapping[str, object]", row)) for row in rows]
 
 
+def _bounded(path: Path, file: TextIO) -> str:
+    text = file.read(CHARS + 1)
+    if len(text) > CHARS:
+        raise ConfigError(
+            f"{path} is too large for a context: more than {CHARS >> 20} MiB", remedy="ask about one context at a time"
+        )
+    return text
+
+
 def _scalars(path: Path, row: Mapping[str, object]) -> Columns:
     known = {name: value for name, value in row.items() if value is not None}
     for name, value in known.items():
         if not isinstance(value, bool | int | float | str):
             raise ConfigError(f"{path}: {name}: a number, a text, true or false belongs there", remedy="rows are flat")
+        if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:  # not a number compares false
+            raise ConfigError(f"{path}: {name}: {_NOT_FINITE}", remedy="leave out what is unknown")
     return cast("Columns", known)
 
 
@@ -187,7 +203,7 @@ def _found(table: Table, column: str, prefix: str, wanted: str) -> Columns:
     kept = [name for name in table.columns if name.startswith(prefix)]
     # Of several (counts of a device, loads of a workload) the one that most rows have; of equals the first.
     variants = [tuple(str(table.columns[name][row]) for name in kept) for row in rows]
-    commonest = max(dict.fromkeys(variants), key=variants.count)
+    ((commonest, _),) = Counter(variants).most_common(1)
     return _row(table, int(rows[variants.index(commonest)]), (prefix,))
 
 
@@ -252,15 +268,21 @@ def _setting(text: str) -> tuple[str, Scalar]:
     name, equals, value = text.partition("=")
     if not equals or not name.startswith((*WHERE, STRATEGY)):
         raise ConfigError(f"{text!r} sets no column", remedy="for example --set workload.concurrency=32")
-    readings: Sequence[Callable[[str], Scalar]] = (json.loads, str)
-    for read in readings:
-        try:
-            found = read(value)
-        except ValueError:
-            continue
-        if isinstance(found, bool | int | str) or (isinstance(found, float) and math.isfinite(found)):
-            return name, found
-    raise NodeError(f"{text!r}: a number, a text, true or false belongs there")
+    if _beyond_numbers(value):
+        raise ConfigError(f"{text!r}: {_NOT_FINITE}", remedy="leave out what is unknown")
+    try:
+        found: object = json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
+    return name, found if isinstance(found, bool | int | float | str) else value
+
+
+def _beyond_numbers(text: str) -> bool:
+    """Tell whether a text is a number that no column can hold: infinite, none, or too large for a double."""
+    try:
+        return not abs(float(text)) <= sys.float_info.max
+    except ValueError:
+        return False
 
 
 def _known(table: Table) -> list[Columns]:

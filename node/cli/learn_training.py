@@ -3,7 +3,6 @@
 Knows the words and the screen; what is learnt from is learn_source's.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 import click
 
 from node.cli.learn_source import Source, Taught, authors, goal_of, table_of, teach
+from node.cli.learning import json_text
 from node.errors import ExitCode
 from node.learner.brain import Learnt
 
@@ -26,7 +26,7 @@ def train(source: Source, objectives: Sequence[str], *, as_json: bool) -> int:
     goals = [goal_of(words) for words in objectives]
     taught = teach(source, table_of(source), goals, curves_too=True)
     if as_json:
-        click.echo(json.dumps(_plain(taught)))
+        click.echo(json_text(_plain(taught)))
         return ExitCode.OK
     for line in _lines(taught):
         click.echo(line)

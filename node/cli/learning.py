@@ -4,6 +4,7 @@ Knows files, the screen and the learner; knows no running node.
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -76,7 +77,7 @@ def evaluate_tables(asked: Asked, *, as_json: bool) -> int:
     whole = {"table": str(asked.table), "train": None if asked.train is None else str(asked.train),
              "group": asked.group, "objective": objective.name, "seed": asked.seed, **summary}  # fmt: skip
     if as_json:
-        click.echo(json.dumps(whole))
+        click.echo(json_text(whole))
         return ExitCode.OK
     click.echo(f"{asked.table.name}: {objective.name}, {summary['contexts']} contexts with a choice, by {asked.group}")
     if not supported:
@@ -84,6 +85,19 @@ def evaluate_tables(asked: Asked, *, as_json: bool) -> int:
     for line in report.lines(summary):
         click.echo(line)
     return ExitCode.OK
+
+
+def json_text(whole: Mapping[str, Any]) -> str:
+    """Return what is printed for machines: JSON, with null where a number is not finite, for which JSON has no word."""
+    return json.dumps(_finite(whole), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 -- whatever JSON can say
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: Path) -> Table:

@@ -34,7 +34,7 @@ def metainf() -> None:
       metainf doctor            what is wrong, and what to do
       metainf profile           what this machine can do
       metainf records           what was measured, here and by others
-      metainf learn             how well the choice of a strategy is learnt
+      metainf learn             train, predict, explain and evaluate the choice of a strategy
     """  # noqa: D301 -- click's mark for text that is not to be re-wrapped
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any, Final, cast
 
+from node.errors import Unavailable
+
 LEAST: Final = 60  # records below which nothing is learnt: the learner's own limit, and its start costs 100 MB
 # Records learnt from at once: two minutes of a core and half a gigabyte. What is beyond them counts least (see
 # `node.learner_ports.Lessons`), and the error falls slowly there: with five times the rows by a third.
@@ -22,6 +24,10 @@ OBJECTIVES: Final = 8  # shown; as many as the learner takes
 WORD_CHARS: Final = 64
 
 
+class Late(Unavailable):
+    """No answer came in time; what was asked for may be done all the same."""
+
+
 class Schedule:
     """When to learn. What was learnt is lost with the learner, and so is what is said here with `forgot`."""
 
@@ -29,15 +35,17 @@ class Schedule:
         self.least = least
         self._most = most
         self._held = self._own = self._written = 0  # at the last lesson; none yet
-        self._began = 0.0
+        self._began: float | None = None  # the lesson under way
         self._learnt_at: float | None = None
         self._not_before = -inf
         self._failures = 0  # in a row
+        self._failed_at = -inf
+        self._halvings = 0  # of the most to learn from; they outlive a lesson that ended well
 
     @property
     def most(self) -> int:
         """How many records to learn from now: fewer after failures, of which the memory is the likeliest cause."""
-        return max(self._most >> self._failures, self.least)
+        return max(self._most >> self._halvings, self.least)
 
     def due(self, *, held: int, written: int, now: float) -> bool:
         """Tell whether it is time.
@@ -58,14 +66,27 @@ class Schedule:
         self._held, self._own, self._written, self._began = held, own, written, now
 
     def learnt(self, now: float) -> None:
-        """Note that it ended well."""
+        """Note that it ended well.
+
+        What failed may need more memory than there is, and fail again: twice as much is tried a day later at the
+        earliest, one step with each lesson.
+        """
         self._learnt_at, self._failures = now, 0
-        self._not_before = now + max(REST * (now - self._began), LEAST_REST)
+        if now - self._failed_at >= EVERY:
+            self._halvings = max(self._halvings - 1, 0)
+        self._not_before = now + max(self._rest(now), LEAST_REST)
 
     def failed(self, now: float) -> None:
-        """Note that it did not."""
-        self._not_before = now + AGAIN[min(self._failures, len(AGAIN) - 1)]
+        """Note that it did not, or that it did not even begin."""
+        self._failed_at = now
+        self._not_before = now + max(AGAIN[min(self._failures, len(AGAIN) - 1)], self._rest(now))
         self._failures = min(self._failures + 1, len(AGAIN))
+        self._halvings = min(self._halvings + 1, len(AGAIN))
+
+    def _rest(self, now: float) -> float:
+        """Return the seconds of rest that the lesson under way, now over, has cost."""
+        began, self._began = self._began, None
+        return 0.0 if began is None else REST * (now - began)
 
     def forgot(self, now: float) -> None:
         """Note that what was learnt is lost, by no fault of a lesson as far as anybody knows; learn again, not at once.
@@ -169,10 +190,14 @@ def chosen(said: Mapping[str, Any], candidates: int) -> Chosen | None:
 
 
 def number(value: object) -> float | None:
-    """Return a number as such; None for anything else, infinity included."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    """Return a number as such; None for anything else, infinity and integers beyond every float included."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if isfinite(found) else None
 
 
 def _count(value: object) -> int:

@@ -5,6 +5,7 @@ rank, a score that is smaller for the better row (`RANKS_ONLY`). ISAC: Kadioglu 
 configuration" (2010). ALORS: Misir and Sebag, "ALORS: an algorithm recommender system" (2017).
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,7 @@ from node.learner.trees import Growth, grow
 RANKS_ONLY: Final = frozenset({"default", "random", "single_best", "isac", "alors", "nearest"})
 CLUSTERS: Final = 12  # of contexts, of ISAC
 RANK: Final = 6  # of ALORS' factors
+MOST_CHOICES: Final = 1024  # strategies that are told apart: a context is a row of so many numbers
 NEIGHBOURS: Final = 10  # contexts that vote
 SHRINK: Final = 2.0  # contexts of doubt in a strategy's mean: seen once and lucky is not best
 NEVER_SEEN: Final = 0.5  # log-cost that a strategy without a record is thought to be worse than the mean
@@ -258,10 +260,12 @@ class _Grid:
     def of(table: Table, gains: Floats) -> "_Grid":
         places = _Places.of(table)
         points, _ = places.contexts(table)
-        means = strategy_means(table.choice_names, gains)
+        often = {name for name, _ in Counter(str(name) for name in table.choice_names).most_common(MOST_CHOICES)}
+        known = np.array([str(name) in often for name in table.choice_names], dtype=np.bool_)
+        means = strategy_means(table.choice_names[known], gains[known])
         column = {name: number for number, name in enumerate(sorted(means))}
         matrix = np.full((len(points), len(column)), np.nan)
-        matrix[table.context_index, [column[str(name)] for name in table.choice_names]] = gains
+        matrix[table.context_index[known], [column[str(name)] for name in table.choice_names[known]]] = gains[known]
         return _Grid(
             places=places, points=points, gains=matrix, means=np.array([means[n] for n in column]), column=column
         )

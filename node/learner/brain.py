@@ -174,6 +174,7 @@ class Brain:
         target = goal.of(table)
         there = np.flatnonzero(np.isfinite(target) & possible(table, ranks))
         told, target = prepare(table.take(there)), target[there]
+        told, target = _foretellable(told, target, Prior.of(goal, told))
         own = local.few(told, ranks, AUTHOR)
         if told.rows - own.sum() < LEAST_ROWS:
             own = np.zeros(told.rows, dtype=np.bool_)  # too little beside them: then they are what heads learn from
@@ -198,6 +199,12 @@ class Brain:
                 lambda: local.learn_scales(rows, target, lambda learn, ask: fit(learn, weight[learn], ask)),
             )
         return replace(judged, prior=prior, stack=stack, rows=rows.rows, shift=shift), heard.credibility
+
+
+def _foretellable(table: Table, target: Floats, prior: Prior) -> tuple[Table, Floats]:
+    """Return the rows of which physics says anything at all: one that it chokes on must not spoil what others say."""
+    said = np.isfinite(prior.log_cost(table)) if table.rows else np.ones(0, dtype=np.bool_)
+    return (table, target) if said.all() else (table.take(said), target[said])
 
 
 def _physics(goal: Objective, mine: Table | None = None, target: Floats | None = None) -> Learnt:

@@ -23,6 +23,7 @@ FEATURE: Final = "feature."
 PREPARED: Final = "physics.latency"
 MACHINE: Final = "hardware.name"
 NO_FEATURE: Final = ("strategy.name", "strategy.is_default", "strategy.engine_version")
+MOST_WORDS: Final = 64  # of a column: strangers invent them
 WORDS_SEEN_AT_LEAST: Final = 20  # rows; a word seen seldom is learnt by heart, not learnt
 NEAR_FLOOR: Final = 0.05  # weight of a row far from the best, of one that is the best
 # Whose distance from the context's mean is a feature of its own.
@@ -56,8 +57,10 @@ class Vocabulary:
         for name in [*strategies, *([MACHINE] if machines and table.has(MACHINE) else [])]:
             if table.columns[name].dtype == object:
                 found, counts = np.unique([word or "" for word in table.words(name)], return_counts=True)
-                often = [str(w) for w, n in zip(found, counts, strict=True) if n >= WORDS_SEEN_AT_LEAST and w]
-                self._words += [(name, word) for word in often]
+                often = sorted(
+                    (-n, str(w)) for w, n in zip(found, counts, strict=True) if n >= WORDS_SEEN_AT_LEAST and w
+                )
+                self._words += [(name, word) for word in sorted(word for _, word in often[:MOST_WORDS])]
 
     def columns(self, table: Table) -> dict[str, Floats]:
         """Return a column for each word."""

@@ -4,6 +4,7 @@ Knows columns that describe a model or a machine; knows no fold and no head.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,6 +19,7 @@ _ENDINGS: Final = re.compile(
 )
 UNKNOWN: Final = ""
 FEWEST: Final = 3  # groups, below which finer ones are sought: weights learnt on one left-out family are luck
+MOST_FOLDS: Final = 8  # of hardware families
 MODEL_FOLDS: Final = 4  # that architectures are put in when weights are learnt: each costs a fit of every head
 
 
@@ -67,10 +69,14 @@ def hardware_folds(table: Table) -> Iterator[Column]:
 
 
 def _each(found: Column) -> Iterator[Column]:
-    names = sorted(set(found))
-    if len(names) > 1:
-        for name in names:
+    """Yield the rows of each of the largest groups, then those of all others: names are free, and a fold is dear."""
+    counts = Counter(found.tolist())
+    large = sorted(name for name, _ in counts.most_common(MOST_FOLDS if len(counts) <= MOST_FOLDS else MOST_FOLDS - 1))
+    if len(counts) > 1:
+        for name in large:
             yield found == name
+        if len(counts) > len(large):
+            yield ~np.isin(found.astype(str), np.array(large, dtype=str))
 
 
 def _binned(found: Column, bins: int, rng: np.random.Generator) -> Iterator[Column]:

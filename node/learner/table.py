@@ -23,6 +23,8 @@ STRATEGY: Final = "strategy."
 OUTCOME: Final = "outcome."
 # No choices: the name follows from the rest, and nobody picks a version per workload.
 NOT_CHOSEN: Final = ("strategy.name", "strategy.engine_version", "strategy.is_default")
+SIZED: Final = ("model.", "hardware.", "workload.requests_per_s")  # columns in which zero tells nothing
+ZERO_TELLS: Final = ("model.experts", "model.experts_per_token", "model.mixture_of_experts")  # but in these
 UNKNOWN_CODE: Final = -1
 _FIRST_COMPUTED: Final = 1 << 53  # beyond every number that a record's digest gives: computed contexts meet none
 
@@ -44,13 +46,14 @@ class Table:
         """Build a table from raw columns: kinds settled, contexts numbered, repeats merged by median.
 
         Args:
-            columns: of one length each; None, NaN and the empty text are unknown.
+            columns: of one length each; None, NaN, infinity and the empty text are unknown, and nothing of what has a
+                size or a rate (a model, a machine, arrivals): strangers wrote it, and physics divides by it.
             merged: False keeps repeats apart (who weighs authors needs every voice).
 
         Raises:
             ValueError: columns of unlike length.
         """
-        ready = {name: as_column(values) for name, values in columns.items() if name != CONTEXT}
+        ready = {name: _told(name, as_column(values)) for name, values in columns.items() if name != CONTEXT}
         lengths = {len(column) for column in ready.values()}
         if len(lengths) > 1:
             raise ValueError(f"columns of {sorted(lengths)} rows in one table")
@@ -164,6 +167,13 @@ def stack(upper: Table, lower: Table) -> Table:
     names = dict.fromkeys([*upper.columns, *lower.columns])
     columns = {name: np.concatenate(_alike(name, upper, lower)) for name in names}
     return Table(columns=columns, contexts=np.concatenate([upper.contexts, lower.contexts]))
+
+
+def _told(name: str, column: Column) -> Column:
+    if column.dtype == object:
+        return column
+    sized = name.startswith(SIZED) and name not in ZERO_TELLS
+    return np.where(np.isfinite(column) & ((column > 0) | (not sized)), column, np.nan)
 
 
 def as_column(values: Sequence[object] | Column) -> Column:

@@ -5,12 +5,13 @@ stdin and hears them on stdout; stderr is for whoever debugs. One thread learns 
 known so far: from nothing, physics. The end of stdin ends the process, whatever it is doing.
 
     {"id": 1, "do": "train", "path": FILE.jsonl, "goals": ["latency"], "ranks": {AUTHOR: "own"}, "engine": "vllm",
-     "seed": 0}
+     "seed": 0, "lesson": 1}
     {"id": 2, "do": "choose", "rows": [ROW, ...], "goal": "latency", "default": 0, "promises": {...}, "lossy": false}
     {"id": 3, "do": "curves", "cells": [ROW, ...]}          {"id": 4, "do": "state"}
     -> {"id": 1, "ok": {...}} or {"id": 1, "error": "words"}; unasked: {"event": "ready" | "trained" | "failed", ...}
 
-`train` is answered when it begins; `trained` says how it ended. A second one while one runs replaces what waits.
+`train` is answered when it begins; `trained` or `failed` says how it ended, with its `lesson`. A second one while one
+runs replaces what waits.
 
 Each lesson is learnt from the beginning. Growing the trees on would spare little and cost what it is about: on 10,000
 rows of the simulated table, after nine growths by a tenth each, trees grown anew (0.41 s) missed unseen hardware
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -48,6 +50,9 @@ ENGINE: Final = "strategy.engine"
 OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 OOM_FIRST: Final = "1000"  # where memory ends, Linux ends this process before the node and its engine
 
+# What a question or a record that nobody thought of comes to in numpy and in what stands on it.
+UNFIT: Final = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+
 Message = Mapping[str, Any]
 
 
@@ -64,6 +69,7 @@ class Lesson:
     goals: tuple[str, ...]
     ranks: Mapping[str, str]
     seed: int
+    number: int | None  # by which whoever gave it knows it again
 
 
 class Worker:
@@ -100,8 +106,8 @@ class Worker:
         if way is None:
             raise Refused(f"do is one of {', '.join(ways)}")
         try:
-            found = way(request)
-        except (KeyError, TypeError, ValueError) as error:
+            found = _finite(way(request))
+        except (*UNFIT, *foreign_errors()) as error:
             raise Refused(f"{request['do']}: {type(error).__name__}: {error}") from error
         took = self._now() - begin
         self._answered += 1
@@ -121,9 +127,12 @@ class Worker:
             try:
                 self._learn(lesson)
             except MemoryError:
-                self._say({"event": "failed", "reason": "out of memory while learning"})
-            except (OSError, ValueError, ArithmeticError, ImportError) as error:
-                self._say({"event": "failed", "reason": f"{type(error).__name__}: {error}"[:WORDS_CHARS]})
+                self._failed(lesson, "out of memory while learning")
+            except (OSError, ValueError, ArithmeticError, ImportError, *foreign_errors()) as error:
+                self._failed(lesson, f"{type(error).__name__}: {error}")
+
+    def _failed(self, lesson: Lesson, reason: str) -> None:
+        self._say({"event": "failed", "lesson": lesson.number, "reason": reason[:WORDS_CHARS]})
 
     def _learn(self, lesson: Lesson) -> None:
         import numpy as np  # noqa: PLC0415 -- its absence is said by `main`
@@ -138,7 +147,7 @@ class Worker:
             table, ranks, [objective.parse(goal) for goal in lesson.goals], np.random.default_rng(lesson.seed)
         )
         self._brain, self._train_s = brain, self._now() - begin
-        self._say({"event": "trained", **self._state({})})
+        self._say({"event": "trained", "lesson": lesson.number, **_finite(self._state({}))})
 
     def _train(self, request: Message) -> Message:
         from node.learner import objective  # noqa: PLC0415
@@ -149,6 +158,7 @@ class Worker:
             ranks={str(author): str(rank) for author, rank in dict(request.get("ranks", {})).items()},
             seed=int(request.get("seed", 0)),
             engine=None if request.get("engine") is None else str(request["engine"]),
+            number=_whole(request.get("lesson")),
         )
         for goal in lesson.goals:
             objective.parse(goal)
@@ -178,8 +188,8 @@ class Worker:
             "harm_probability": choice.harm_probability,
             "considered": choice.considered,
             "learnt": advice.learnt,
-            "cost": _finite(advice.forecast.cost.tolist()),
-            "half_width": _finite(advice.forecast.half_width.tolist()),
+            "cost": advice.forecast.cost.tolist(),
+            "half_width": advice.forecast.half_width.tolist(),
         }
 
     def _curves(self, request: Message) -> Message:
@@ -259,8 +269,27 @@ def _table(rows: object) -> Any:  # noqa: ANN401 -- a Table, of a module that ma
     return Table.of_rows([{**row, "context": 0} for row in rows], merged=False)
 
 
-def _finite(values: list[float]) -> list[float | None]:
-    return [value if abs(value) < float("inf") else None for value in values]  # NaN compares false too
+def foreign_errors() -> tuple[type[Exception], ...]:
+    """Return what foreign code raises where memory or sense ends: torch RuntimeError, LightGBM one of its own."""
+    lightgbm: Any = sys.modules.get("lightgbm.basic")  # what was never imported raises nothing
+    return RuntimeError, getattr(lightgbm, "LightGBMError", RuntimeError)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _finite(said: Any) -> Any:  # noqa: ANN401 -- plain values, however they are nested
+    """Return what is said with None for each number that JSON has not."""
+    match said:
+        case float():
+            return said if isfinite(said) else None
+        case dict():
+            return {name: _finite(value) for name, value in said.items()}
+        case list() | tuple():
+            return [_finite(value) for value in said]
+        case _:
+            return said
 
 
 # --- the process
@@ -285,11 +314,11 @@ def requests(stdin: IO[bytes]) -> Iterator[Message]:
 def serve(worker: Worker, stdin: IO[bytes], say: Callable[[Message], None]) -> None:
     """Answer until the stream ends."""
     for request in requests(stdin):
+        number = _whole(request.get("id"))
         try:
-            answer: Message = {"id": request.get("id"), "ok": worker.answer(request)}
-        except Refused as refusal:
-            answer = {"id": request.get("id"), "error": str(refusal)[:WORDS_CHARS]}
-        say(answer)
+            say({"id": number, "ok": worker.answer(request)})
+        except (Refused, *UNFIT) as error:  # of the latter: the answer is none that JSON has, and nothing of it is said
+            say({"id": number, "error": str(error)[:WORDS_CHARS]})
 
 
 def speaker(stdout: IO[bytes]) -> Callable[[Message], None]:

@@ -14,6 +14,7 @@ What the learner knows dies with it; it is then taught again, at ever longer int
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,7 +22,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from node.core.learning import LEAST, MOST, Chosen, Figures, Schedule, chosen, figures
+from node.core.learning import LEAST, MOST, Chosen, Figures, Late, Schedule, chosen, figures
 from node.errors import Unavailable
 from node.learner_ports import Authors, Learner, LearnerHands, Lesson, Lessons, Said
 from node.record_ports import HistoryFacts
@@ -82,6 +83,7 @@ class Learning:
             wall: microseconds since 1970.
         """
         self._hands = hands if policy.enabled else None
+        self._left = None if hands is None else hands.lessons  # what a run that was killed left
         self._policy = policy
         self._history = history
         self._written = written
@@ -98,15 +100,16 @@ class Learning:
         self._figures = Figures()
         self._trained_at_us: int | None = None
         self._trouble = self._lesson = self._death = ""
-        self._lessons = self._failures = self._starts = self._unanswered = 0
+        self._given = self._lessons = self._failures = self._starts = self._unanswered = 0
         self._before = Figures()  # of what died: predictions only grow
         self._lesson_s = 0.0
 
     async def run(self) -> None:
         """Teach whenever there is enough that is new; return at once where nothing is to be learnt, else never."""
+        if self._left is not None:
+            await self._left.remove()
         if self._hands is None or self._never():
             return
-        await self._hands.lessons.remove()  # of a run that was killed
         await self._until_wanted()
         async with self._hands.open(self._hear) as learner:
             self._learner = learner
@@ -247,14 +250,17 @@ class Learning:
             Unavailable: it was not.
         """
         assert self._over is not None  # noqa: S101 -- `_teach` made it
-        await learner.ask(
-            "train",
-            path=str(lesson.path),
-            goals=list(self._policy.goals),
-            ranks={str(author): "known" for author in sorted(authors.known)} | {str(authors.own): "own"},
-            engine=ENGINE,
-            seed=int(self._luck() * SEED_END),
-        )
+        self._given += 1
+        with suppress(Late):  # it is busy, not gone: the lesson's end tells
+            await learner.ask(
+                "train",
+                lesson=self._given,
+                path=str(lesson.path),
+                goals=list(self._policy.goals),
+                ranks={str(author): "known" for author in sorted(authors.known)} | {str(authors.own): "own"},
+                engine=ENGINE,
+                seed=int(self._luck() * SEED_END),
+            )
         with trio.move_on_after(LESSON):
             await self._over.wait()
         match self._end.get("event"):
@@ -296,7 +302,7 @@ class Learning:
             case "ended":
                 self._died(str(said.get("reason") or "")[:WORDS])
                 self._finish(said)
-            case "trained" | "failed":
+            case "trained" | "failed" if said.get("lesson") in (None, self._given):  # not of one that was given up
                 self._finish(said)
             case _:
                 pass

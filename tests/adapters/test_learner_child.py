@@ -12,6 +12,7 @@ import trio
 
 from node.adapters import learner_child
 from node.adapters.learner_child import ChildSetup, LearnerChild, open_learner
+from node.core.learning import Late
 from node.errors import Unavailable
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,42 @@ async def test_a_slow_child_is_not_killed_and_a_late_answer_is_nobody_s() -> Non
                 await child.ask("state")
             assert await child.ask("state") == {"n": 2}
             assert child.starts == 1
+
+
+async def test_a_question_that_json_has_not_is_refused_and_takes_no_number() -> None:
+    answer = "print(json.dumps({'id': 1, 'ok': json.loads(sys.stdin.readline())}), flush=True)"
+    circular: list[Any] = []
+    circular.append(circular)
+    with trio.fail_after(WITHIN):
+        async with open_learner(misbehaving(f"{READY}\n{answer}\ntime.sleep(600)")) as child:
+            await is_ready(child)
+            for wrong in (float("nan"), {1}, circular, "x" * learner_child.LINE_LIMIT):
+                with pytest.raises(Unavailable, match="question"):
+                    await child.ask("state", wrong=wrong)
+            assert await child.ask("state") == {"id": 1, "do": "state"}
+
+
+async def test_a_lesson_has_longer_to_be_acknowledged_than_a_question_to_be_answered() -> None:
+    slow = "time.sleep(0.5)\nprint(json.dumps({'id': 1, 'ok': {}}), flush=True)"
+    setup = misbehaving(f"{READY}\nsys.stdin.readline()\n{slow}\ntime.sleep(600)", ask_deadline=0.1)
+    with trio.fail_after(WITHIN):
+        async with open_learner(setup) as child:
+            await is_ready(child)
+            assert await child.ask("train") == {}
+            with pytest.raises(Late):
+                await child.ask("state")
+
+
+async def test_a_limit_of_memory_that_no_system_has_is_complained_of_and_leaves_nothing_behind() -> None:
+    heard: list[Any] = []
+    with trio.fail_after(WITHIN):
+        async with open_learner(misbehaving("time.sleep(600)", memory_bytes=1 << 70, hear=heard.append)) as child:
+            while len(heard) < 2:  # noqa: ASYNC110 -- nobody is told of an end
+                await trio.sleep(0.02)
+            assert not child.ready
+    assert {each["event"] for each in heard} == {"ended"}
+    assert "cannot be limited" in heard[0]["reason"]
+    assert children() == []
 
 
 async def test_who_keeps_it_hears_that_it_died_and_may_have_it_replaced() -> None:

@@ -95,6 +95,13 @@ async def test_a_lesson_is_written_while_the_history_is_written_and_a_broken_off
         assert left(tmp_path) == []
 
 
+async def test_what_a_run_that_was_killed_left_is_removed_half_written_or_whole(tmp_path: Path) -> None:
+    for name in (".public.lesson.jsonl", ".public.lesson.partial"):
+        (tmp_path / name).write_bytes(b"{}\n")
+    await LessonFile(tmp_path / "public.sqlite").remove()
+    assert left(tmp_path) == []
+
+
 async def test_a_history_that_is_gone_damaged_or_in_a_folder_that_refuses_is_unavailable(tmp_path: Path) -> None:
     authors = Authors(own=OWN)
     with pytest.raises(Unavailable):

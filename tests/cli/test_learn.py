@@ -1,10 +1,14 @@
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from node.cli.learn import THREADS
+from node.cli.learn_asking import CHARS
+from node.cli.learning import json_text
 from node.cli.main import run
 from node.core.observation import to_line
 from node.learner.table import Table
@@ -23,6 +27,14 @@ def written(table: Table, file: Path) -> Path:
     ]
     file.write_bytes(b"".join(map(to_line, rows)))
     return file
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the commands would set for the rest of the process is set already, and put back after each test."""
+    for name in THREADS:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.delenv("METAINF_CACHE", raising=False)  # folds of other runs are not this test's
 
 
 @pytest.fixture
@@ -174,6 +186,48 @@ def test_a_question_is_put_together_from_names_settings_a_file_and_this_machine(
     assert found["context"]["hardware.name"]
 
 
+def test_the_context_that_is_asked_about_can_be_left_out_of_what_is_learnt(metainf: Metainf, few: Path) -> None:
+    numbered = ("learn", "predict", "--table", str(few), "--json", "--like", "3")
+    assert json.loads(metainf(*numbered, "--unseen", "context")[1])["rows"] == 42
+    elsewhere = (*numbered, "--set", "workload.prompt_tokens=77")  # a context that the table does not have
+    assert json.loads(metainf(*elsewhere, "--unseen", "context")[1])["rows"] == 48
+
+
+def test_a_context_file_is_bounded_and_holds_finite_numbers_only(
+    metainf: Metainf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(" " * (CHARS + 1)))
+    code, _, err = metainf("learn", "predict", "--context", "-")
+    assert code != 0
+    assert "too large" in err
+    file = tmp_path / "context.json"
+    file.write_text(" " * (CHARS + 1))
+    assert "too large" in metainf("learn", "predict", "--context", str(file))[2]
+    for text, told in (
+        ('{"model.parameters": NaN}', "finite number"), ('{"model.parameters": 1e999}', "finite number"),
+        ("[" * 100_000, "neither JSON"),
+    ):  # fmt: skip
+        file.write_text(text)
+        assert told in metainf("learn", "predict", "--context", str(file))[2]
+
+
+def test_json_for_machines_says_null_where_a_number_is_not_finite() -> None:
+    assert json_text({"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": "NaN"}}) == (
+        '{"a": null, "b": [null, 1.5], "c": {"d": "NaN"}}'
+    )
+
+
+def test_numeric_libraries_get_one_thread_unless_somebody_set_another_number(
+    metainf: Metainf, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = THREADS
+    monkeypatch.setenv(first, "2")
+    for name in others:
+        monkeypatch.delenv(name)
+    metainf("learn", "predict", "--table", str(few), "--like", "99")
+    assert [os.environ[name] for name in THREADS] == ["2", "1", "1"]
+
+
 def test_an_explanation_says_what_physics_says_and_how_sure_it_is(metainf: Metainf, few: Path) -> None:
     asked = ("learn", "explain", "--table", str(few), "--like", "0")
     found = json.loads(metainf(*asked, "--json")[1])["explanation"]
@@ -192,6 +246,8 @@ def test_an_explanation_says_what_physics_says_and_how_sure_it_is(metainf: Metai
         (("--model", "gpt"), "the table knows no model.name 'gpt'"),
         (("--model", "8e"), "nothing says which hardware is meant"),
         ((*PLACE, "--set", "speed=3"), "sets no column"),
+        ((*PLACE, "--set", "workload.concurrency=Infinity"), "a finite number belongs there"),
+        ((*PLACE, "--set", "workload.concurrency=1e999"), "a finite number belongs there"),
         (("--like", "1", "--objective", "speed"), "is no objective"),
         (("--like", "1", "--promise", "ttft_s=1"), "slo alone"),
         (("--like", "1", "--objective", "slo", "--promise", "ttft_s=soon"), "positive number of seconds"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from node.learner import brain, curves, objective
+from node.learner import brain, curves, groups, objective
 from node.learner.brain import Brain
 from node.learner.objective import Promises
 from node.learner.select import Limits
@@ -71,6 +71,27 @@ def test_liars_among_the_authors_lose_their_say_and_one_s_own_records_keep_it() 
     assert taught.credibility["author 0"] == 1.0
     honest = [taught.credibility[f"author {number}"] for number in range(4, 10)]
     assert max(taught.credibility[f"author {number}"] for number in (1, 2, 3)) < 0.5 * min(honest)
+
+
+def test_what_a_stranger_says_of_a_machine_that_cannot_be_stops_nobody_from_learning() -> None:
+    table = world(40, seed=1)
+    columns = {name: list(column) for name, column in table.columns.items()}
+    silly = {"hardware.measured_gemv_bytes_per_s": 0.0, "model.parameters": 0.0, "hardware.memory_bytes": float("inf")}
+    for name, value in silly.items():
+        for each, column in columns.items():
+            column.append(value if each == name else "no such machine" if each == "hardware.name" else column[0])
+    told = Table.of(columns, merged=False)
+    taught = empty().taught(told, {}, [LATENCY], np.random.default_rng(0), curves_too=False)
+    assert taught.learnt["latency"].error_median is not None
+    assert np.isfinite(taught.advise(*one_context(ASKED, 0)[:1], LATENCY, None).forecast.cost).all()
+
+
+def test_families_without_number_are_left_out_together() -> None:
+    table = world(60, seed=1)
+    named = table.with_columns({"hardware.family": np.array([f"family {c}" for c in table.contexts], dtype=object)})
+    folds = list(groups.hardware_folds(named))
+    assert len(folds) == groups.MOST_FOLDS
+    assert np.sum(folds, axis=0).tolist() == [1] * named.rows
 
 
 def test_promises_are_kept_by_forecasts_of_what_was_promised() -> None:

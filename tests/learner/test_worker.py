@@ -14,7 +14,7 @@ from node.learner.table import Table
 from node.learner.worker import Refused, Worker
 from tests.learner.synthetic import world
 
-pytest.importorskip("lightgbm")
+LightGBMError = pytest.importorskip("lightgbm.basic").LightGBMError
 
 WITHIN = 120.0  # s
 
@@ -119,6 +119,8 @@ def test_an_export_that_is_gone_empty_or_full_of_garbage_leaves_it_answering(tmp
         {"do": "choose", "rows": [{}], "default": 1},
         {"do": "choose", "rows": [{}], "goal": "fame"},
         {"do": "choose", "rows": [{}], "promises": {"fame": 1}},
+        {"do": "choose", "rows": [{}], "promises": [1]},
+        {"do": "choose", "rows": [{}], "default": float("inf")},
         {"do": "curves", "cells": 3},
         {"do": "curves", "cells": [{}] * 300},
         {"do": "train"},
@@ -139,6 +141,53 @@ def test_lines_that_are_no_requests_are_answered_and_too_long_a_one_ends_the_pro
     assert "ok" in heard.messages[2]
     with pytest.raises(Refused, match="4 MiB"):
         worker.serve(one, io.BytesIO(b"x" * (worker.LINE_BYTES + 2)), heard)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), IndexError(1), OverflowError("far"), RuntimeError("no memory")])
+def test_a_question_over_which_foreign_code_stumbles_is_answered_and_so_is_the_next(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbles(*_: object) -> None:
+        raise error
+
+    one, heard = made()
+    monkeypatch.setattr(worker.resource, "getrusage", stumbles)
+    worker.serve(one, io.BytesIO(b'{"id": 1, "do": "state"}\n{"id": 2, "do": "dance"}\n'), heard)
+    assert [(each["id"], "error" in each) for each in heard.messages] == [(1, True), (2, True)]
+    assert type(error).__name__ in heard.messages[0]["error"]
+
+
+def test_a_number_that_json_has_not_is_null_and_what_json_has_not_at_all_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = io.BytesIO()
+    say = worker.speaker(written)
+    one = Worker(say, iter([0.0, float("nan"), 0.0, 1.0, 2.0, 3.0]).__next__)  # answers in NaN seconds, then
+    ask = b'{"id": NaN, "do": "state"}\n{"id": 2, "do": "state"}\n'
+    worker.serve(one, io.BytesIO(ask), say)
+    monkeypatch.setattr(one, "heads", {1})
+    worker.serve(one, io.BytesIO(b'{"id": 3, "do": "state"}\n'), say)
+    first, second, third = map(json.loads, written.getvalue().splitlines())
+    assert first["id"] is None
+    assert second["ok"]["answer_s"] is None
+    assert "set" in third["error"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not enough memory"), LightGBMError("bad alloc"), MemoryError()])
+def test_a_lesson_over_which_foreign_code_stumbles_has_failed_by_its_number_and_the_next_is_begun(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbles(*_: object, **__: object) -> None:
+        raise error
+
+    one, heard = made()
+    monkeypatch.setattr(Table, "of_rows", stumbles)
+    threading.Thread(target=one.learn_forever, daemon=True).start()
+    for number in (1, 2):
+        heard.messages.clear()
+        assert one.answer({"do": "train", "path": str(tmp_path / "records.jsonl"), "lesson": number})["begun"]
+        event = heard.event()
+        assert (event["event"], event["lesson"]) == ("failed", number)
 
 
 def test_an_answer_that_is_too_long_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:

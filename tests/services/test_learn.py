@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import trio
 
-from node.core.learning import AGAIN, EVERY, LEAST, LEAST_REST, MOST
+from node.core.learning import AGAIN, EVERY, LEAST, LEAST_REST, MOST, REST, Late, Schedule, number
 from node.errors import Unavailable
-from node.learner_ports import Authors
+from node.learner_ports import Authors, Said
 from node.record_ports import HistoryFacts
 from node.services.learn import ANSWER, LESSON, LOOK, LearnerPolicy, Learning
 from protocol.ids import PeerId
@@ -32,9 +32,9 @@ class Stage:
     busy: bool = False
     policy: LearnerPolicy = field(default_factory=LearnerPolicy)
     lacking: dict[str, str] = field(default_factory=dict)
+    learner: FakeLearner = field(default_factory=FakeLearner)
 
     def __post_init__(self) -> None:
-        self.learner = FakeLearner()
         self.lessons = FakeLessons(lambda: self.records)
         self.learning = Learning(
             hands_of(self.learner, self.lessons, **self.lacking),
@@ -153,6 +153,59 @@ async def test_a_lesson_that_fails_kills_or_never_ends_is_given_again_later_and_
     assert bool(stage.learner.renewed) == (wrong.end is None)
 
 
+def test_what_was_too_much_is_tried_again_a_day_after_it_failed_and_one_step_at_a_time() -> None:
+    schedule, sizes = Schedule(), list[int]()
+    for begin, well in ((0.0, False), (1e4, False), (2e4, True), (3e4, True), (1.2e5, True), (1.3e5, True)):
+        schedule.began(held=MOST, own=0, written=0, now=begin)
+        (schedule.learnt if well else schedule.failed)(begin + 1.0)
+        sizes.append(schedule.most)
+    assert sizes == [MOST // 2, MOST // 4, MOST // 4, MOST // 4, MOST // 2, MOST]
+
+
+def test_a_lesson_that_failed_late_is_rested_from_as_one_that_went_well_and_one_that_never_began_is_not() -> None:
+    schedule = Schedule()
+    schedule.began(held=MOST, own=0, written=0, now=0.0)
+    schedule.failed(1e4)
+    rested = 1e4 + REST * 1e4
+    assert not schedule.due(held=MOST, written=0, now=rested - 1.0)
+    assert schedule.due(held=MOST, written=0, now=rested)
+    schedule.failed(rested)  # the disk refused it
+    assert schedule.due(held=MOST, written=0, now=rested + AGAIN[1])
+
+
+def test_a_number_beyond_every_float_is_none() -> None:
+    assert [number(each) for each in (10**400, -(10**400), float("nan"), True, "1", 7)] == [None] * 5 + [7.0]
+
+
+async def test_the_end_of_a_lesson_that_was_given_up_is_not_taken_for_that_of_the_next(autojump_clock: object) -> None:
+    async with running(Stage()) as stage:
+        stage.learner.teachings = [Teaching(end={"event": "failed", "lesson": 7}), Teaching(end={"event": "trained"})]
+        assert await stage.lessons_after(SOON) == 1
+        assert stage.state == "learning"
+    async with running(Stage()) as stage:
+        stage.learner.teachings = [Teaching(end={"event": "trained", "lesson": 1})]
+        await trio.sleep(SOON)
+        assert stage.state == "ready"
+        assert dict(stage.learner.asked)["train"]["lesson"] == 1
+
+
+class Tardy(FakeLearner):
+    """Acknowledges no lesson in time, and learns it."""
+
+    async def ask(self, do: str, **what: object) -> Said:
+        said = await super().ask(do, **what)
+        if do == "train":
+            raise Late("the learner did not answer within 60 s")
+        return said
+
+
+async def test_a_lesson_that_is_acknowledged_too_late_is_waited_for_all_the_same(autojump_clock: object) -> None:
+    async with running(Stage(learner=Tardy())) as stage:
+        await trio.sleep(SOON)
+        facts = stage.learning.facts()
+        assert (facts["state"], facts["trainings"], facts["trainings_failed"]) == ("ready", 1, 0)
+
+
 async def test_what_died_with_the_learner_is_taught_to_the_next_and_not_at_once(autojump_clock: object) -> None:
     async with running(Stage()) as stage:
         await trio.sleep(SOON + 2 * LEAST_REST)
@@ -246,8 +299,11 @@ async def test_figures_that_are_none_are_left_out_of_what_is_told(autojump_clock
 async def test_a_node_that_may_not_or_cannot_learn_starts_nothing_and_says_why(
     policy: LearnerPolicy, lacking: dict[str, str], state: str, autojump_clock: object
 ) -> None:
-    async with running(Stage(records=100_000, policy=policy, lacking=lacking)) as stage:
+    left = Stage(records=100_000, policy=policy, lacking=lacking)
+    left.lessons.there = True  # of a run that was killed, when there was a learner yet
+    async with running(left) as stage:
         await trio.sleep(EVERY)
+        assert not stage.lessons.there
         with pytest.raises(Unavailable):
             await stage.learning.choose(ROWS, goal="latency", default=0)
         assert stage.learner.opened == 0

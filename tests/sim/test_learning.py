@@ -90,7 +90,7 @@ async def test_a_node_with_some_hundred_records_learns_them_and_says_how_well(tm
                 while learner.get("state") not in ("ready", "failing"):
                     await trio.sleep(0.2)
                     learner = (await node.call("GET", "/status", on="control"))[1]["learner"]
-                (child,) = psutil.Process().children()
+                (child,) = [c for c in psutil.Process().children() if "node.learner.worker" in c.cmdline()]
                 assert child.nice() == 19
                 page = (await node.ask("GET", "/metrics", on="control")).body.decode()
                 nursery.cancel_scope.cancel()

@@ -79,7 +79,8 @@ class LessonFile:
 
     async def remove(self) -> None:
         """See `node.learner_ports.Lessons`."""
-        await trio.to_thread.run_sync(_unlink, self._file)
+        for file in (self._partial, self._file):
+            await trio.to_thread.run_sync(_unlink, file)
 
 
 def choose(tables: Tables, authors: Authors, most: int) -> Iterator[list[tuple[PeerId, bytes]]]:
