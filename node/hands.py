@@ -282,9 +282,7 @@ def _setting(settings: Settings, policies: Policies, where: Places) -> Callable[
     return kept_setting(python=_python(settings), plan=policies.plan, where=where)
 
 
-def _learner(settings: Settings, where: Places) -> LearnerHands | None:
-    if not settings.learner.enabled:
-        return None
+def _learner(settings: Settings, where: Places) -> LearnerHands:
     return learner_hands(where.history_file(SwarmId(settings.p2p.swarm)), memory_bytes=settings.learner.memory_bytes)
 
 

@@ -117,9 +117,14 @@ def nearness(target: Floats, where: Ints, sharpness: float) -> Floats:
     """Return a weight for each row: 1 for the best of its context, falling with the distance (log-seconds) from it."""
     if sharpness == 0:
         return np.ones_like(target)
-    best = np.full(int(where.max(initial=-1)) + 1, np.inf)
-    np.minimum.at(best, where, target)
-    return NEAR_FLOOR + (1 - NEAR_FLOOR) * np.exp(-sharpness * (target - best[where]))
+    return NEAR_FLOOR + (1 - NEAR_FLOOR) * np.exp(-sharpness * above_best(target, where))
+
+
+def above_best(values: Floats, contexts: Ints) -> Floats:
+    """Return how far each row is above the least of its context, shape (rows,); no value may be NaN."""
+    best = np.full(int(contexts.max(initial=-1)) + 1, np.inf)
+    np.minimum.at(best, contexts, values)
+    return values - best[contexts]
 
 
 def _of_load(asked: Plan, times: Times) -> dict[str, Floats]:
@@ -184,7 +189,4 @@ def _of_strategy(table: Table) -> dict[str, Floats]:
 def _here(table: Table, times: Times) -> dict[str, Floats]:
     where = table.context_index
     columns = {f"{name}, here": centre(np.log(np.maximum(getattr(times, name), 1e-9)), where) for name in CENTRED}
-    latency = np.log(times.latency)
-    best = np.full(int(where.max(initial=-1)) + 1, np.inf)
-    np.minimum.at(best, where, latency)
-    return columns | {"latency above the best": latency - best[where]}
+    return columns | {"latency above the best": above_best(np.log(times.latency), where)}

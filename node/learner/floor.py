@@ -10,9 +10,12 @@ only falls. Published tables hold rows that are faster than this.
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from node.learner.objective import LATENCY
 from node.learner.physics import known, price_devices, weight_size
 from node.learner.table import Floats, Table
+from node.learner.trust import possible
 
 READS: Final = (
     "spec_bytes_per_s", "measured_gemv_bytes_per_s", "measured_gemv_fp32_bytes_per_s",
@@ -39,6 +42,12 @@ def log_floor(table: Table) -> Floats:
     seconds = known(reading, 0.0) + known(computing, 0.0)
     cached = table.words("hardware.platform") == CACHED  # its caches may hold a small model
     return np.log(np.where((seconds > 0) & ~cached, seconds, np.nan))
+
+
+def believable(table: Table) -> NDArray[np.bool_]:
+    """Tell which rows are no faster than light; what has no latency, or no bound, is believed."""
+    latency = table.numbers(LATENCY)
+    return possible(np.log(np.where(latency > 0, latency, np.nan)), log_floor(table))
 
 
 def _fastest(table: Table, rates: tuple[str, ...]) -> Floats:

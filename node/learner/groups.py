@@ -88,6 +88,6 @@ def _binned(found: Column, bins: int, rng: np.random.Generator) -> Iterator[Colu
 
 
 def voices(found: Column) -> Floats:
-    """Return a weight for each row so that each group has one voice."""
-    _, inverse, counts = np.unique(found.astype(str), return_inverse=True, return_counts=True)
-    return 1.0 / counts[inverse]
+    """Return a share for each row, all adding up to 1, so that each group has one voice: the largest must not rule."""
+    names, inverse, counts = np.unique(found.astype(str), return_inverse=True, return_counts=True)
+    return 1.0 / (counts[inverse] * len(names))

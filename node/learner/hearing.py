@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.learner import local, trust
-from node.learner import objective as objectives
 from node.learner.features import context_mean, prepare
-from node.learner.floor import log_floor
+from node.learner.floor import believable
 from node.learner.groups import labels
 from node.learner.prior import Prior
 from node.learner.table import Floats, Ints, Table
@@ -50,16 +49,9 @@ class Heard:
 
 
 def possible(table: Table, ranks: Ranks) -> NDArray[np.bool_]:
-    """Tell which rows can be true. A node's own are: where they seem not, its data sheet is wrong, not its clock.
-
-    Observations, which nobody signed, were somebody's choice to learn from: they are not looked at.
-    """
-    if not table.has(AUTHOR):
-        return np.ones(table.rows, dtype=np.bool_)
-    latency = table.numbers(objectives.LATENCY)
-    seconds = np.log(np.where(latency > 0, latency, np.nan))
+    """Tell which rows can be true. A node's own are: where they seem not, its data sheet is wrong, not its clock."""
     own = np.array([ranks.get(str(name)) == "own" for name in table.words(AUTHOR)], dtype=np.bool_)
-    return trust.possible(seconds, log_floor(table)) | own
+    return believable(table) | own
 
 
 def hear(table: Table, target: Floats, prior: Prior, ranks: Ranks, rng: np.random.Generator) -> Heard:

@@ -5,6 +5,7 @@ some table (docs/learner.md has the ablation); those that never helped are not h
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from node.learner.baselines import (
@@ -19,6 +20,7 @@ from node.learner.baselines import (
     SingleBest,
 )
 from node.learner.evaluate import Maker
+from node.learner.floor import believable
 from node.learner.head import Head
 from node.learner.mlp import MlpHead
 from node.learner.prior import PhysicsHead, Prior
@@ -79,7 +81,7 @@ def ours_without(*left_out: str) -> Maker:
 
     def make(prior: Prior) -> Head:
         heads = [head for head in our_heads(prior) if head.name not in left_out]
-        return stack_of(heads)
+        return replace(stack_of(heads), gate=believable)
 
     return make
 

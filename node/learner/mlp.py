@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from node.learner.features import Vocabulary, nearness, see
+from node.learner.features import Vocabulary, above_best, nearness, see
 from node.learner.head import Prediction
 from node.learner.prior import Prior
 from node.learner.table import Floats, Ints, Table
@@ -266,9 +266,7 @@ def _chances(cost: "torch.Tensor", where: "torch.Tensor", contexts: int) -> "tor
 
 def _regret(target: Floats, where: Ints) -> NDArray[np.float32]:
     """Return how much more each row costs than the best of its context, as a share, shape (rows,)."""
-    best = np.full(int(where.max(initial=-1)) + 1, np.inf)
-    np.minimum.at(best, where, target)
-    return np.expm1(np.minimum(target - best[where], WORST_REGRET)).astype(np.float32)
+    return np.expm1(np.minimum(above_best(target, where), WORST_REGRET)).astype(np.float32)
 
 
 def _huber(error: "torch.Tensor", width: float) -> "torch.Tensor":

@@ -14,14 +14,11 @@ from numpy.typing import NDArray
 
 from node.learner import weights
 from node.learner.features import prepare
-from node.learner.floor import log_floor
 from node.learner.groups import inner_folds
 from node.learner.head import Fitted, Head, Prediction
 from node.learner.intervals import Calibration
 from node.learner.novelty import Seen
-from node.learner.objective import LATENCY
 from node.learner.table import Column, Floats, Table
-from node.learner.trust import possible
 from node.learner.weights import LeftOutPredictions, Weights, disagreement, mix
 
 LEAST_ROWS: Final = 60  # below it nothing is left out: heads count alike
@@ -99,6 +96,7 @@ class StackHead:
         settled: those that tell known machines apart: of a strange one they know less than others pretend.
         optional: what their `fit` raises when they cannot be had (no torch): they are left out then.
         folds: what is left out by turns to learn the weights.
+        gate: which rows are learnt from at all; whoever hears authors (hearing.py) has gated them already.
     """
 
     heads: Sequence[Head]
@@ -107,18 +105,20 @@ class StackHead:
     name: str = "ours"
     optional: tuple[Failure, ...] = (ImportError,)
     folds: Callable[[Table, np.random.Generator], Iterable[Column]] = inner_folds
+    gate: Callable[[Table], Column] = lambda table: np.ones(table.rows, dtype=np.bool_)
 
     def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> FittedStack:
         """Learn heads and weights: every head is fitted once for each fold and once on all."""
         ready = prepare(table)
-        if not (kept := believable(ready)).all():
+        if not (kept := self.gate(ready)).all():
             ready, target, weight = ready.take(kept), target[kept], weight[kept]
         fitted = [(h, f) for h in self.heads if (f := self._fit(h, ready, target, weight, rng)) is not None]
         heads = [head for head, _ in fitted]
         absolute = np.array([head.name not in self.rankers for head in heads])
         anywhere = np.array([head.name not in self.settled for head in heads])
         left = self._leave_out(heads, ready, target, weight, rng) if ready.rows >= LEAST_ROWS else None
-        strange, known = weights.even(absolute & anywhere), weights.even(absolute)
+        strange = weights.even(absolute, anywhere)
+        known = weights.even(absolute, np.ones_like(anywhere))
         if left is not None:
             everything = np.ones(len(left.rows), dtype=np.bool_)
             apart = [which if which.any() else everything for which in (left.strange, ~left.strange)]
@@ -157,13 +157,6 @@ class StackHead:
             distance=np.concatenate(distances), strange=np.concatenate(strange),
             absolute=np.array([head.name not in self.rankers for head in heads]),
         )  # fmt: skip
-
-
-def believable(table: Table) -> Column:
-    """Tell which rows are no faster than light: published tables hold some that are, and a few teach much wrong."""
-    if not table.has(LATENCY):
-        return np.ones(table.rows, dtype=np.bool_)
-    return possible(np.log(table.numbers(LATENCY)), log_floor(table))
 
 
 def machines(table: Table) -> Column:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.learner.features import context_mean
+from node.learner.groups import voices
 from node.learner.intervals import Calibration, LeftOut, calibrate
 from node.learner.table import Floats, Ints, Table
 
@@ -69,9 +70,10 @@ class LeftOutPredictions:
         )  # fmt: skip
 
 
-def even(absolute: NDArray[np.bool_]) -> Weights:
-    """Return weights that nothing was learnt for: all heads count alike."""
-    return Weights(level=absolute / max(int(absolute.sum()), 1), advantage=np.full(len(absolute), 1 / len(absolute)))
+def even(absolute: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> Weights:
+    """Return weights that nothing was learnt for: all heads that may count do so alike."""
+    levels = absolute & allowed
+    return Weights(level=levels / max(int(levels.sum()), 1), advantage=allowed / max(int(allowed.sum()), 1))
 
 
 def learn(table: Table, target: Floats, left: LeftOutPredictions, allowed: NDArray[np.bool_] | None = None) -> Weights:
@@ -82,7 +84,7 @@ def learn(table: Table, target: Floats, left: LeftOutPredictions, allowed: NDArr
     """
     may = np.ones(len(left.absolute), dtype=np.bool_) if allowed is None else allowed
     if not len(left.rows):
-        return even(left.absolute & may)
+        return even(left.absolute, may)
     heads = np.arange(len(left.absolute))
     level = _select(heads[left.absolute & may], len(heads), _level_loss(table, target, left))
     advantage = _select(heads[may], len(heads), _choice_loss(table, target, left))
@@ -138,7 +140,7 @@ def _level_loss(table: Table, target: Floats, left: LeftOutPredictions) -> Calla
     where = _places(table, left)
     heights = np.stack([context_mean(row, where) for row in left.foretold])
     truth = context_mean(target[left.rows], where)
-    share = _voices(left.fold)
+    share = voices(left.fold)
     return lambda weights: float(share @ np.minimum(np.abs(weights @ heights - truth), WORST_ERROR))
 
 
@@ -149,19 +151,13 @@ def _choice_loss(table: Table, target: Floats, left: LeftOutPredictions) -> Call
         return _level_loss(table, target, left)
     drawn = np.stack([row - context_mean(row, where) for row in left.foretold])[:, cut.order]
     truth = target[left.rows][cut.order]
-    share = _voices(left.fold[cut.order][cut.starts])
+    share = voices(left.fold[cut.order][cut.starts])
 
     def loss(weights: Floats) -> float:
         regret = cut.regret(weights @ drawn, truth)
         return float(share @ (np.minimum(np.expm1(regret), WORST_REGRET) + NEAR_VALUE * (regret > np.log1p(NEAR))))
 
     return loss
-
-
-def _voices(fold: Ints) -> Floats:
-    """Return shares that add up to 1: each group has one voice, the largest must not set the weights."""
-    voice = 1.0 / np.bincount(fold)[fold]
-    return voice / voice.sum()
 
 
 def _calibrate(

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from node.learner import brain, objective
@@ -14,13 +13,6 @@ from tests.learner.synthetic import rows_of, world
 pytest.importorskip("lightgbm")
 
 LATENCY = objective.parse("latency")
-
-
-@pytest.fixture(scope="module")
-def taught() -> Brain:
-    return Brain(make_heads=brain.trees).taught(
-        world(24, seed=1), {}, [LATENCY], np.random.default_rng(0), curves_too=False
-    )
 
 
 def test_a_reason_adds_up_and_names_the_prefix_cache_where_prompts_share_their_beginning(taught: Brain) -> None:

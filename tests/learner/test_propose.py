@@ -15,13 +15,6 @@ pytest.importorskip("lightgbm")
 LATENCY = objective.parse("latency")
 
 
-@pytest.fixture(scope="module")
-def taught() -> Brain:
-    return Brain(make_heads=brain.trees).taught(
-        world(24, seed=1), {}, [LATENCY], np.random.default_rng(0), curves_too=False
-    )
-
-
 def test_given_strategies_cost_in_a_proposal_what_they_cost_alone(taught: Brain) -> None:
     given = rows_of(world(4, seed=2), 1)
     found = propose(taught, given, LATENCY, parameters=PARAMETERS[:1])
