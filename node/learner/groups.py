@@ -34,16 +34,15 @@ def labels(table: Table, column: str) -> Column:
 
 
 def architectures(table: Table) -> Column:
-    """Return a name for each row's architecture: the first name of those with its shape, else the plain name."""
+    """Return a name for each row's architecture: the first (by the alphabet) with its shape, else the plain name."""
     names = [plain_name(word or UNKNOWN) for word in table.words("model.name")]
     shapes = np.column_stack([np.round(np.log(np.maximum(table.numbers(n), 0.5)), 2) for n in SHAPE])
+    keys = [tuple(None if value != value else value for value in shape) for shape in shapes.tolist()]
+    told = [sum(number is not None for number in key) >= 3 for key in keys]
     first: dict[tuple[object, ...], str] = {}
-    result = []
-    for name, shape in zip(names, shapes.tolist(), strict=True):
-        numbers = tuple(None if value != value else value for value in shape)
-        told = sum(number is not None for number in numbers) >= 3
-        result.append(first.setdefault(numbers, name) if told else name)
-    return np.array(result, dtype=object)
+    for key, name in zip(keys, names, strict=True):
+        first[key] = min(name, first.get(key, name))
+    return np.array([first[k] if t else n for k, t, n in zip(keys, told, names, strict=True)], dtype=object)
 
 
 def plain_name(name: str) -> str:

@@ -25,7 +25,7 @@ from node.learner.head import Head
 from node.learner.mlp import MlpHead
 from node.learner.prior import PhysicsHead, Prior
 from node.learner.stack import StackHead
-from node.learner.trees import advantage_head, coarse_head, machine_heads, plain_head, residual_head
+from node.learner.trees import TreesHead, advantage_head, coarse_head, machine_heads, residual_head
 
 OURS: Final = "ours"
 REPLICA: Final = "metainf_replica"
@@ -34,7 +34,6 @@ NAMES: Final = (
     OURS, REPLICA, "gradient_boosting", "random_forest", "isac", "alors", "nearest", "physics", "single_best",
     "default", "random", ORACLE,
 )  # fmt: skip
-SETTLED: Final = frozenset({"machine", "machine_advantage", "machine_plain"})  # heads that know machines by name
 _CLASSICS: Final[dict[str, Callable[[], Head]]] = {
     "gradient_boosting": GradientBoosting,
     "random_forest": RandomForest,
@@ -58,7 +57,6 @@ def our_heads(prior: Prior, *, networks: bool = True) -> list[Head]:
         advantage_head(prior),
         residual_head(prior),
         coarse_head(prior),
-        plain_head(),
         GradientBoosting(),
         Nearest(),
         *machine_heads(prior),
@@ -68,7 +66,8 @@ def our_heads(prior: Prior, *, networks: bool = True) -> list[Head]:
 
 def stack_of(heads: Sequence[Head]) -> StackHead:
     """Return our stack of some of them."""
-    return StackHead(heads=heads, rankers=RANKS_ONLY, settled=SETTLED, name=OURS)
+    settled = frozenset(head.name for head in heads if isinstance(head, TreesHead) and head.machines)
+    return StackHead(heads=heads, rankers=RANKS_ONLY, settled=settled, name=OURS)
 
 
 def ours(prior: Prior) -> Head:

@@ -46,8 +46,8 @@ class Settings:
     members: int = 3
     width: int = 96
     dropout: float = 0.1
-    contexts: int = 32
-    epochs: int = 25
+    contexts: int = 24
+    epochs: int = 12
     rate: float = 3e-3
     decay: float = 0.02
     huber: float = 0.3
@@ -87,7 +87,7 @@ class MlpHead:
     name: str = "mlp"
 
     def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> FittedMlp:
-        """Learn from rows; some ten seconds for ten thousand on a core.
+        """Learn from rows; some four seconds for twenty thousand on a core.
 
         Raises:
             ImportError: torch is not installed.

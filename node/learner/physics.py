@@ -18,6 +18,7 @@ Sources: Williams et al., "Roofline" (2009); Pope et al., "Efficiently scaling t
 Agrawal et al., "Sarathi-Serve" (2024) for chunks; Leviathan et al. (2023) for speculation.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,11 @@ PREFILL_ATTENTION_SHARE: Final = 0.5  # of GEMM's rate that attention over a pro
 KERNEL_FLOOR_S: Final = 60e-6  # a layer's kernels at their shortest: ten of 6 µs, inside a captured graph
 HOST_STEP_S: Final = 0.3e-3  # scheduling and sampling that does not overlap
 LINK_FLOOR_S: Final = 12e-6  # an all-reduce of nothing, where none was measured
+LINKED: Final = 8  # devices that one host's links join; beyond them the network counts
+LINKED_IN_RACK: Final = 72  # of NVIDIA's GB series (NVL72), whose links join a rack
+IN_RACK: Final = re.compile(r"\bgb\d{3}")
+NETWORK: Final = 50e9  # bytes a second of one device's network card (400 Gbit/s), of which links' share is reached
+NETWORK_FLOOR_S: Final = 40e-6  # an all-reduce of nothing among hosts
 PREFIX_HASH_S: Final = 40e-6  # a prompt's blocks hashed and looked up
 NORM: Final = 1.3
 # A machine that nobody described: one small GPU. A wrong constant is a bias that records correct; NaN is none.
@@ -150,7 +156,8 @@ class Machine:
 def machine(table: Table) -> Machine:
     """Read a table's rows as machines, filling what is unknown from data sheets, then from common proportions."""
     numbers = table.numbers
-    devices, all_devices = _devices(table)
+    devices, paid = _devices(table)
+    all_devices = np.maximum(paid, devices)
     parameters = known(numbers("model.parameters"), 7e9)
     active = known(numbers("model.active_parameters"), parameters)
     layers = known(numbers("model.layers"), 4 * np.cbrt(parameters / 1e6))
@@ -220,6 +227,9 @@ def _devices(table: Table) -> tuple[Floats, Floats]:
     stages = known(table.numbers("strategy.pipeline_parallel"), 1.0)
     paid = known(table.numbers("strategy.devices"), count, parallel * stages, 1.0)
     together = np.maximum(np.minimum(known(parallel, paid / stages), paid), 1.0)
+    # Experts that are spread lie on as many devices, though attention is not split and a table counts one worker.
+    spread = np.where(together == 1, known(table.numbers("strategy.expert_parallel"), 1.0), 1.0)
+    together = np.maximum(together, spread)
     return np.where(in_turn(table), 1.0, together), np.maximum(paid, 1.0)
 
 
@@ -273,4 +283,13 @@ def _allreduce(table: Table, devices: Floats) -> tuple[Floats, Floats]:
     moved = 2 * (devices - 1) / devices  # a ring sends each byte so often
     small = known(table.numbers("hardware.measured_allreduce_64k_s"), LINK_FLOOR_S + moved * ALLREDUCE_SMALL / link)
     large = known(table.numbers("hardware.measured_allreduce_32m_s"), LINK_FLOOR_S + moved * ALLREDUCE_LARGE / link)
+    among_hosts, network = devices > _linked(table), NETWORK * SPEC_LINK_SHARE
+    small = np.where(among_hosts, np.maximum(small, NETWORK_FLOOR_S + moved * ALLREDUCE_SMALL / network), small)
+    large = np.where(among_hosts, np.maximum(large, NETWORK_FLOOR_S + moved * ALLREDUCE_LARGE / network), large)
     return small, np.maximum(large, small)
+
+
+def _linked(table: Table) -> Floats:
+    """Return how many devices are joined by links rather than by a network, shape (rows,)."""
+    rack = [bool(IN_RACK.search(str(name).lower())) for name in table.words("hardware.name")]
+    return np.where(rack, LINKED_IN_RACK, LINKED)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from node.learner import weights
 from node.learner.features import prepare
-from node.learner.groups import inner_folds
+from node.learner.groups import inner_folds, labels
 from node.learner.head import Fitted, Head, Prediction
 from node.learner.intervals import Calibration
 from node.learner.novelty import Seen
@@ -122,7 +122,9 @@ class StackHead:
         if left is not None:
             everything = np.ones(len(left.rows), dtype=np.bool_)
             apart = [which if which.any() else everything for which in (left.strange, ~left.strange)]
-            strange = weights.learn(ready, target, left.among(apart[0]), anywhere)
+            # Among one family's devices a left-out one is nearly a known one: it tells nothing of another family.
+            several = len(set(labels(ready, "hardware.family"))) > 1
+            strange = weights.learn(ready, target, left.among(apart[0]), anywhere, telling=several)
             known = weights.learn(ready, target, left.among(apart[1]))
         return FittedStack(
             heads=[fit for _, fit in fitted], names=tuple(head.name for head in heads), absolute=absolute,

@@ -130,18 +130,14 @@ def advantage_head(prior: Prior) -> TreesHead:
 def machine_heads(prior: Prior) -> list[TreesHead]:
     """Return heads that learn what each known machine does beside physics: a driver's faults, a slow backend.
 
-    They are the residual, the advantage and the plain head again, with the names of machines among what they see.
+    They are the residual and the advantage head again, with the names of machines among what they see, and one that
+    learns the outcome without physics: where that is far off, it is not in the way.
     """
     return [
         TreesHead(name="machine", prior=prior, centred=False, growth=RESIDUAL, machines=True),
         TreesHead(name="machine_advantage", prior=prior, centred=True, growth=FINE, machines=True),
         TreesHead(name="machine_plain", prior=None, centred=False, growth=FINER, machines=True),
     ]
-
-
-def plain_head() -> TreesHead:
-    """Return the head that learns the target from features alone: where physics is far off, it is not in the way."""
-    return TreesHead(name="plain", prior=None, centred=False, growth=RESIDUAL)
 
 
 def grow(matrix: Floats, target: Floats, weight: Floats, growth: Growth, seed: int) -> "lightgbm.Booster":

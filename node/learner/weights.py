@@ -76,18 +76,27 @@ def even(absolute: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> Weights:
     return Weights(level=levels / max(int(levels.sum()), 1), advantage=allowed / max(int(allowed.sum()), 1))
 
 
-def learn(table: Table, target: Floats, left: LeftOutPredictions, allowed: NDArray[np.bool_] | None = None) -> Weights:
+def learn(
+    table: Table,
+    target: Floats,
+    left: LeftOutPredictions,
+    allowed: NDArray[np.bool_] | None = None,
+    *,
+    telling: bool = True,
+) -> Weights:
     """Learn weights and intervals from left-out predictions of a table's rows.
 
     Args:
         allowed: heads that may count, shape (heads,); None: all.
+        telling: whether what was left out is like what is to come; if not, all heads have an equal say in the choice.
     """
     may = np.ones(len(left.absolute), dtype=np.bool_) if allowed is None else allowed
     if not len(left.rows):
         return even(left.absolute, may)
     heads = np.arange(len(left.absolute))
     level = _select(heads[left.absolute & may], len(heads), _level_loss(table, target, left))
-    advantage = _select(heads[may], len(heads), _choice_loss(table, target, left))
+    alike = even(left.absolute, may).advantage
+    advantage = _select(heads[may], len(heads), _choice_loss(table, target, left)) if telling else alike
     return Weights(
         level=level,
         advantage=advantage,
@@ -126,13 +135,13 @@ def _select(heads: Ints, count: int, loss: Callable[[Floats], float]) -> Floats:
 def _greedy(ballots: Floats, alone: Floats, loss: Callable[[Floats], float]) -> Floats:
     """Return weights: each round one more voice goes to that head that helps most; the best round counts."""
     first = int(np.argmin(alone))
-    voices = ballots[first]
-    best, best_loss = voices, alone[first]
+    elected = ballots[first]
+    best, best_loss = elected, alone[first]
     for _ in range(ROUNDS):
-        tried = [loss((voices + one) / (voices.sum() + 1)) for one in ballots]
-        voices = voices + ballots[int(np.argmin(tried))]
+        tried = [loss((elected + one) / (elected.sum() + 1)) for one in ballots]
+        elected = elected + ballots[int(np.argmin(tried))]
         if min(tried) < best_loss:
-            best, best_loss = voices, min(tried)
+            best, best_loss = elected, min(tried)
     return best / best.sum()
 
 

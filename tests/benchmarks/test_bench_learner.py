@@ -19,8 +19,8 @@ def test_the_bench_prints_a_line_for_every_method_with_its_spread_over_seeds(tmp
 
 @pytest.mark.slow
 def test_a_head_can_be_left_out_of_our_stack(tmp_path: Path) -> None:
-    makers = bench_learner.wanted("", "plain")
+    makers = bench_learner.wanted("", "coarse")
 
     lines = bench_learner.run(world(12), "hardware.family", "latency", makers, [0], tmp_path)
 
-    assert lines[2].startswith("ours, no plain")
+    assert lines[2].startswith("ours, no coarse")

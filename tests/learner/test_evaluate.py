@@ -48,6 +48,16 @@ class Cheat:
         return Prediction(mean=table.numbers(self.column))
 
 
+class Blind(Cheat):
+    """Foretells the same of all."""
+
+    def __init__(self) -> None:
+        super().__init__("score")
+
+    def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:
+        return self
+
+
 def test_figures_of_choices_that_are_known_beforehand_are_as_computed_by_hand() -> None:
     rows = [
         {"context": c, "hardware.family": f, "strategy.x": x, "strategy.is_default": x == 0, "score": score,
@@ -98,6 +108,22 @@ def test_every_method_is_judged_on_groups_that_it_did_not_see_and_ours_is_ahead(
     assert found["isac"]["error_median"] is None  # it ranks, and foretells no time
     assert all(set(FIGURES) <= set(named) for named in found.values())
     assert lines(summary)
+
+
+def test_the_order_of_a_table_tells_nobody_which_row_is_best() -> None:
+    rows = [
+        {"context": c, "hardware.family": "held" if c % 2 else "other", "strategy.x": x, "score": 0.0,
+         "outcome.latency_mean_s": 1.0 + x}
+        for c in range(200) for x in range(2)
+    ]  # fmt: skip
+    task = Task(
+        table=Table.of_rows(rows), group="hardware.family", objective=parse("latency"),
+        methods={"cheat": lambda _: Blind()},
+    )  # fmt: skip
+
+    found = figures(evaluate(task, clock).folds["held"]["cheat"], False, "cheat")
+
+    assert 0.35 < found["accuracy_1pct"] < 0.65
 
 
 def test_a_long_evaluation_goes_on_where_it_was_interrupted() -> None:

@@ -48,6 +48,22 @@ def test_an_eight_bit_copy_reads_half_and_a_second_device_halves_what_is_left_bu
     assert 0.5 < two / sixteen < 0.9
 
 
+def test_past_one_hosts_devices_the_network_counts_unless_links_join_a_rack() -> None:
+    many = ROW | {"hardware.count": 16, "strategy.tensor_parallel": 16, "hardware.spec_link_bytes_per_s": 900e9}
+    host = many | {"hardware.count": 8, "strategy.tensor_parallel": 8}
+
+    of_host, of_hosts, of_rack = foretell(host, many, many | {"hardware.name": "NVIDIA GB200 NVL72"}).tpot
+    assert of_rack < of_host < of_hosts
+
+
+def test_spread_experts_lie_on_as_many_devices_though_a_table_counts_one_worker() -> None:
+    sparse = {"model.parameters": 670e9, "model.active_parameters": 37e9, "model.weight_dtype": "fp8"}
+    worker = ROW | sparse | {"strategy.devices": 1, "strategy.tensor_parallel": 1, "strategy.expert_parallel": 8}
+
+    told, counted = foretell(worker, worker | {"strategy.devices": 8, "strategy.tensor_parallel": 8}).latency
+    assert told == pytest.approx(counted)
+
+
 def test_layers_split_over_devices_one_after_the_other_gain_memory_and_no_speed() -> None:
     link = {"hardware.count": 4, "hardware.memory_bytes": 24e9}
     times = foretell(ROW | {"strategy.engine": "llama.cpp"}, ROW | link | {"strategy.engine": "llama.cpp"})

@@ -96,6 +96,22 @@ def test_weights_go_to_the_head_whose_level_or_whose_choice_is_right_each_for_it
     assert leveller.fits > 3
 
 
+def test_what_one_familys_devices_tell_sets_no_weights_for_the_choice_on_another_family() -> None:
+    table = world(60, families=("only",)).with_columns({"row": np.arange(360.0)})
+    table = table.with_columns(
+        {"hardware.name": np.array([f"card {n % 4}" for n in table.context_index], dtype=object)}
+    )
+    target, rows = LATENCY.of(table), table.numbers("row")
+    noise = centre(np.random.default_rng(1).standard_normal(360), table.context_index)
+    right, wrong = Told("right", 0 * target, target, rows), Told("wrong", noise, target, rows)
+
+    stack = StackHead(heads=[right, wrong]).fit(table, target, np.ones(360), np.random.default_rng(0))
+
+    assert np.allclose(stack.on_strange.advantage, 0.5)
+    assert stack.on_known.advantage[0] > 0.9
+    assert stack.on_strange.calibration is not None
+
+
 def test_a_head_that_cannot_be_had_is_left_out_of_the_stack() -> None:
     class NoLibrary(Told):
         def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted:
