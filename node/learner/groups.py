@@ -54,9 +54,12 @@ def plain_name(name: str) -> str:
 
 
 def inner_folds(table: Table, rng: np.random.Generator) -> Iterator[Column]:
-    """Yield masks of rows to leave out, by which weights are learnt: hardware families, then bins of architectures."""
-    yield from hardware_folds(table)
-    yield from _binned(labels(table, "model.name"), MODEL_FOLDS, rng)
+    """Yield masks of rows to leave out, by which weights are learnt: hardware families, then bins of architectures.
+
+    Of one model on one machine, which is a node's first history, kinds of workload are left out.
+    """
+    found = [*hardware_folds(table), *_binned(labels(table, "model.name"), MODEL_FOLDS, rng)]
+    yield from found or _binned(labels(table, "workload.kind"), MODEL_FOLDS, rng)
 
 
 def hardware_folds(table: Table) -> Iterator[Column]:

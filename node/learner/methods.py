@@ -28,10 +28,11 @@ from node.learner.stack import StackHead
 from node.learner.trees import TreesHead, advantage_head, coarse_head, machine_heads, residual_head
 
 OURS: Final = "ours"
+PHYSICS: Final = "physics"
 REPLICA: Final = "metainf_replica"
 ORACLE: Final = "oracle"
 NAMES: Final = (
-    OURS, REPLICA, "gradient_boosting", "random_forest", "isac", "alors", "nearest", "physics", "single_best",
+    OURS, REPLICA, "gradient_boosting", "random_forest", "isac", "alors", "nearest", PHYSICS, "single_best",
     "default", "random", ORACLE,
 )  # fmt: skip
 _CLASSICS: Final[dict[str, Callable[[], Head]]] = {
@@ -67,7 +68,7 @@ def our_heads(prior: Prior, *, networks: bool = True) -> list[Head]:
 def stack_of(heads: Sequence[Head]) -> StackHead:
     """Return our stack of some of them."""
     settled = frozenset(head.name for head in heads if isinstance(head, TreesHead) and head.machines)
-    return StackHead(heads=heads, rankers=RANKS_ONLY, settled=settled, name=OURS)
+    return StackHead(heads=heads, rankers=RANKS_ONLY, settled=settled, proven=frozenset({PHYSICS}), name=OURS)
 
 
 def ours(prior: Prior) -> Head:
@@ -96,7 +97,7 @@ def maker(name: str, replica: Callable[[], Head] | None = None) -> Maker | None:
     """
     if name == OURS:
         return ours
-    if name == "physics":
+    if name == PHYSICS:
         return lambda prior: PhysicsHead(prior=prior)
     if name == REPLICA:
         return None if replica is None else lambda _: replica()

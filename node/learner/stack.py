@@ -94,6 +94,7 @@ class StackHead:
     Attributes:
         heads: those that may count. rankers: those of them that only rank: their levels mean nothing.
         settled: those that tell known machines apart: of a strange one they know less than others pretend.
+        proven: those that need no proof: they alone count where nothing could be left out to prove the others.
         optional: what their `fit` raises when they cannot be had (no torch): they are left out then.
         folds: what is left out by turns to learn the weights.
         gate: which rows are learnt from at all; whoever hears authors (hearing.py) has gated them already.
@@ -102,6 +103,7 @@ class StackHead:
     heads: Sequence[Head]
     rankers: frozenset[str] = frozenset()
     settled: frozenset[str] = frozenset()
+    proven: frozenset[str] = frozenset()
     name: str = "ours"
     optional: tuple[Failure, ...] = (ImportError,)
     folds: Callable[[Table, np.random.Generator], Iterable[Column]] = inner_folds
@@ -117,8 +119,8 @@ class StackHead:
         absolute = np.array([head.name not in self.rankers for head in heads])
         anywhere = np.array([head.name not in self.settled for head in heads])
         left = self._leave_out(heads, ready, target, weight, rng) if ready.rows >= LEAST_ROWS else None
-        strange = weights.even(absolute, anywhere)
-        known = weights.even(absolute, np.ones_like(anywhere))
+        trusted = np.array([head.name in self.proven for head in heads])
+        strange = known = weights.even(absolute, trusted if trusted.any() else anywhere)
         if left is not None:
             everything = np.ones(len(left.rows), dtype=np.bool_)
             apart = [which if which.any() else everything for which in (left.strange, ~left.strange)]

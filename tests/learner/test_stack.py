@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from node.learner.features import FEATURE, PREPARED, centre, nearness, prepare
-from node.learner.groups import architectures, hardware_folds, inner_folds, labels, plain_name
+from node.learner.groups import SHAPE, architectures, hardware_folds, inner_folds, labels, plain_name
 from node.learner.head import Fitted, Prediction
 from node.learner.objective import parse
 from node.learner.prior import PhysicsHead, Prior
@@ -196,3 +196,29 @@ def test_choices_count_regret_in_contexts_with_a_choice_only() -> None:
 def test_rows_near_the_best_of_their_context_count_most() -> None:
     weight = nearness(np.array([0.0, 1.0, 5.0, 4.0]), np.array([0, 0, 1, 1]), 4.0)
     assert weight == pytest.approx([1.0, 0.05 + 0.95 * np.exp(-4), 0.05 + 0.95 * np.exp(-4), 1.0])
+
+
+def test_where_nothing_could_be_left_out_only_what_needs_no_proof_counts() -> None:
+    table = world(8, families=("only",)).with_columns({"row": np.arange(48.0)})
+    target, rows = LATENCY.of(table), table.numbers("row")
+    heads = [Told("physics", 0 * target, target, rows), Told("learnt", 0 * target, target, rows)]
+
+    stack = StackHead(heads=heads, proven=frozenset({"physics"})).fit(
+        table, target, np.ones(table.rows), np.random.default_rng(0)
+    )
+
+    assert stack.calibration is None
+    assert stack.on_strange.advantage.tolist() == stack.on_known.level.tolist() == [1.0, 0.0]
+
+
+def test_of_one_model_on_one_machine_kinds_of_workload_are_left_out() -> None:
+    table = world(30, families=("only",))
+    kinds = np.array([("chat", "code", "batch")[n % 3] for n in table.context_index], dtype=object)
+    table = table.with_columns(
+        {"workload.kind": kinds, "model.name": np.full(table.rows, "one", dtype=object)}
+        | {name: np.ones(table.rows) for name in SHAPE if table.has(name)}
+    )
+
+    left = [set(kinds[fold]) for fold in inner_folds(table, np.random.default_rng(0))]
+
+    assert sorted(map(sorted, left)) == [["batch"], ["chat"], ["code"]]
