@@ -32,7 +32,7 @@ THIS: Final = "this"
 STANDARD: Final = Path("-")
 NAMED: Final = 8  # in a message
 MOST: Final = 256  # strategies of a table that come into question
-CHARS: Final = 1 << 24  # of a file with a context
+CHARS: Final = 1 << 24  # of a file with a context, bytes of a configuration
 SOME_LENGTH: Final = 4096  # tokens, for which strategies are made up where nothing says how long prompts may be
 MODEL, HARDWARE, WORKLOAD = WHERE
 _NOT_FINITE: Final = "a finite number belongs there"
@@ -249,8 +249,10 @@ def _sizes(facts: Columns) -> Columns:
 
 def _object(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            text = file.read(CHARS + 1)
+        found = json.loads(text) if len(text) <= CHARS else None
+    except (OSError, ValueError, RecursionError) as error:
         raise Unavailable(f"{path} cannot be read: {error}", remedy="name a model's config.json") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: no JSON object", remedy="name a model's config.json")

@@ -22,7 +22,7 @@ from node.learner.intervals import coverage
 from node.learner.methods import stack_of
 from node.learner.objective import Objective
 from node.learner.prior import PhysicsHead, Prior
-from node.learner.select import Choice, Forecast, Limits, choose, lossy
+from node.learner.select import UNCHECKED, Choice, Forecast, Limits, choose, lossy
 from node.learner.stack import FittedStack, StackHead
 from node.learner.table import OUTCOME, Floats, Table
 from node.learner.trees import advantage_head, residual_head
@@ -31,7 +31,6 @@ LEAST_ROWS: Final = 60  # below it, physics and its mean error: a tree on less i
 # Half-width where nothing was calibrated: physics alone is within a factor 1.8 nine times of ten on machines of which
 # the micro-benchmark is known, within 3 on data sheets (docs/learner.md); differences within a context are far closer.
 PHYSICS_HALF_WIDTH: Final = 1.1
-PHYSICS_CHOICE_HALF_WIDTH: Final = 0.25
 JUDGED: Final = 5  # one in so many contexts judges the figures that are shown
 MOST_ROWS: Final = 200_000  # learnt from; the newest
 
@@ -54,7 +53,7 @@ class Learnt:
     rows: int = 0
     error_median: float | None = None
     coverage_90: float | None = None
-    choice_half_width: float = PHYSICS_CHOICE_HALF_WIDTH
+    choice_half_width: float = UNCHECKED
     shift: local.Shift | None = None
 
     def ask(self, table: Table) -> tuple[Floats, Floats]:
@@ -67,19 +66,20 @@ class Learnt:
         return foretold.mean + off, np.where(np.isnan(width), PHYSICS_HALF_WIDTH, width)
 
     def choice_width(self, table: Table) -> Floats:
-        """Return half the 90 % interval of differences within the rows' context: wider far from what was learnt."""
-        calibration = None if self.stack is None else self.stack.calibration
-        if self.stack is None or calibration is None:
+        """Return half the 90 % interval of differences within the rows' context."""
+        if self.stack is None:
             return np.full(table.rows, self.choice_half_width)
-        return self.choice_half_width * (1 + self.stack.seen.distance(table)) ** calibration.by_distance
+        found = self.stack.gain_half_width(table)
+        return np.where(np.isnan(found), self.choice_half_width, found)
 
     def forecast(self, table: Table) -> Forecast:
         """Return what candidates of one context cost."""
-        return Forecast(cost=self.ask(table)[0], half_width=self.choice_width(table), abstains=self.strange(table))
+        cost, half_width = self.ask(table)
+        return Forecast(cost=cost, half_width=self.choice_width(table), abstains=self.silent(table, half_width))
 
-    def strange(self, table: Table) -> bool:
-        """Tell whether the rows lie beyond what was learnt. Physics alone has no such place."""
-        return self.stack is not None and bool(np.asarray(self.stack.strange(table)).any())
+    def silent(self, table: Table, half_width: Floats) -> bool:
+        """Tell whether nothing should be said of a context: it lies beyond what was learnt. Physics says something."""
+        return self.stack is not None and bool(np.any(self.stack.silent(table, half_width)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +155,13 @@ class Brain:
         if known is not None and goal.promises == objectives.NO_PROMISE:
             return known.forecast(candidates), known.stack is not None
         parts = {name: self._of(objectives.outcome(name)) for name in goal.targets(lambda _: True)}
-        drawn = {name: np.exp(known.ask(candidates)[0]) for name, known in parts.items()}
+        asked = {name: known.ask(candidates) for name, known in parts.items()}
+        drawn = {name: np.exp(value) for name, (value, _) in asked.items()}
         cost = goal.log_cost(lambda name: drawn[name] if name in drawn else _numbers(candidates, name))
         return Forecast(
             cost=cost,
             half_width=np.max([known.choice_width(candidates) for known in parts.values()], axis=0),
-            abstains=any(known.strange(candidates) for known in parts.values()),
+            abstains=any(known.silent(candidates, asked[name][1]) for name, known in parts.items()),
         ), all(known.stack is not None for known in parts.values())
 
     def _of(self, goal: Objective) -> Learnt:
@@ -261,7 +262,7 @@ def _choice_width(table: Table, error: Floats) -> float:
     counts = np.bincount(where)
     several = counts[where] > 1
     if several.sum() < LEAST_ROWS:
-        return PHYSICS_CHOICE_HALF_WIDTH
+        return UNCHECKED
     inner = error - (np.bincount(where, weights=error) / counts)[where]
     return float(np.quantile(np.abs(inner[several]), 0.9) * np.sqrt(2))
 

@@ -12,14 +12,14 @@ from zlib import crc32
 
 import numpy as np
 
-from node.learner import groups
+from node.learner import groups, select
 from node.learner.baselines import RANKS_ONLY, SingleBest
 from node.learner.features import prepare
 from node.learner.head import Head, Prediction
 from node.learner.objective import Objective
 from node.learner.prior import Prior
 from node.learner.stack import FittedStack
-from node.learner.table import Floats, Ints, Table
+from node.learner.table import Floats, Table
 from node.learner.weights import Choices
 
 Fold: TypeAlias = dict[str, Any]  # of one method: lists with an entry for each context, and seconds
@@ -27,15 +27,9 @@ Maker: TypeAlias = Callable[[Prior], Head]  # heads are made for a prior
 
 ORACLE: Final = "oracle"
 DEFAULT: Final = "default"
-# An interval of a factor 4 either way is no prediction: the safe default is taken then, unless all are so wide that
-# this one stands out by nothing (ranks still hold where milliseconds do not).
-WIDEST: Final = float(np.log(4.0))
 EQUAL: Final = 1e-9
 WITHIN: Final = float(np.log(1.01))
 HARM: Final = float(np.log(1.02))
-# Foretold gain for which ours leaves the default: two runs of the same trial differ by 3 % in the median, by a tenth at
-# times (tests/benchmarks/README.md), so less is not known to be a gain.
-MARGIN: Final = float(np.log(1.05))
 
 
 class NothingToJudge(ValueError):
@@ -153,9 +147,9 @@ class _Learnt:
         score, half, silent = foretold.mean, np.full(table.rows, np.nan), np.zeros(table.rows, dtype=np.bool_)
         if isinstance(self.fitted, FittedStack):
             half = self.fitted.half_width(blind, foretold)
-            score = np.where(table.is_default, score - MARGIN, score)
-            usual = np.nan_to_num(self.fitted.widest(blind), nan=np.inf)
-            silent = _by_context(half, table.context_index) > np.maximum(WIDEST, usual)
+            gain = np.nan_to_num(self.fitted.gain_half_width(blind), nan=select.UNCHECKED)
+            score = np.where(table.is_default, score - select.least_gain(gain), score)
+            silent = self.fitted.silent(blind, half)
             safe = np.where(table.is_default, 0.0, 1.0)
             if not table.is_default.any():
                 safe = self.safe.predict(blind).mean
@@ -233,14 +227,6 @@ def _digest(task: Task) -> str:
                 words = column.dtype == object
                 digest.update(name.encode() + (repr(column.tolist()).encode() if words else column.tobytes()))
     return digest.hexdigest()[:24]
-
-
-def _by_context(values: Floats, where: Ints) -> Floats:
-    """Return for each row the median of its context."""
-    order = np.lexsort((values, where))
-    counts = np.bincount(where)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return values[order][starts + (counts - 1) // 2][where]
 
 
 def _medians_of(values: Floats, cut: Choices) -> list[float]:

@@ -115,7 +115,7 @@ def calibrate(found: LeftOut, level: float = LEVEL) -> Calibration:
         by_distance=calibration.by_distance,
         by_spread=calibration.by_spread,
         factor=calibration.factor,
-        widest=WIDE_FACTOR * _quantile(widths, voice, WIDE_SHARE),
+        widest=WIDE_FACTOR * quantile(widths, voice, WIDE_SHARE),
         farthest=farthest if farthest > 0 else np.inf,
     )
 
@@ -157,7 +157,7 @@ def _factor(score: Floats, group: NDArray[np.int64], voice: Floats, level: float
     is log-Student around the typical one, as wide as the groups differ.
     """
     groups = int(group.max()) + 1
-    own = np.array([np.log(_quantile(score[group == each], voice[group == each], level)) for each in range(groups)])
+    own = np.array([np.log(quantile(score[group == each], voice[group == each], level)) for each in range(groups)])
     typical = float(own.mean())
     unlike = float(((own - typical) ** 2).sum())
     variance = (unlike + PRIOR_GROUPS * PRIOR_UNLIKE**2) / (max(groups - 1, 0) + PRIOR_GROUPS)
@@ -179,7 +179,8 @@ def _factor(score: Floats, group: NDArray[np.int64], voice: Floats, level: float
     return float(high)
 
 
-def _quantile(values: Floats, voice: Floats, level: float) -> float:
+def quantile(values: Floats, voice: Floats, level: float) -> float:
+    """Return the least value that a share `level` of the voices does not exceed."""
     order = np.argsort(values)
     mass = np.cumsum(voice[order]) / voice.sum()
     return float(values[order][min(int(np.searchsorted(mass, level)), len(values) - 1)])

@@ -24,6 +24,8 @@ HARM: Final = 0.02  # log-cost by which a choice must be worse than the default 
 RISK: Final = 0.15
 NORMAL_90: Final = float(stats.norm.ppf(0.95))  # half-width of a 90 % interval, in standard deviations
 LEAST_SIGMA: Final = 1e-4
+# Half-width of a gain where none was ever checked: physics tells strategies apart far better than it tells times.
+UNCHECKED: Final = 0.25
 FAILURES_ALLOWED: Final = 0.05  # share of requests, or probability that the engine does not come up
 FULL_PRECISION: Final = frozenset({"bf16", "bfloat16", "fp16", "float16", "fp32", "float32", "auto", "unk"})
 
@@ -117,7 +119,7 @@ def _guarded(forecast: Forecast, cost: Floats, default: int, risk: float) -> Cho
     best = int(np.argmin(cost))
     if best == default:
         return Choice(index=default, why="default_is_best")
-    sure = np.where((harm <= risk) & (gain > 0), cost, np.inf)
+    sure = np.where((gain >= least_gain(forecast.half_width, risk)) & (gain > 0), cost, np.inf)
     if not np.isfinite(sure).any():
         return Choice(index=default, why="not_sure_enough", considered=best)
     taken = int(np.argmin(sure))
@@ -129,6 +131,12 @@ def _guarded(forecast: Forecast, cost: Floats, default: int, risk: float) -> Cho
         harm_probability=float(harm[taken]),
         considered=best if taken != best else None,
     )
+
+
+def least_gain(half_width: Floats, risk: float = RISK) -> Floats:
+    """Return the foretold gain (log-cost) over the default from which harm is unlikelier than `risk`; at least 0."""
+    sigma = np.maximum(half_width / NORMAL_90, LEAST_SIGMA)
+    return np.maximum(sigma * stats.norm.ppf(1 - risk) - HARM, 0.0)
 
 
 def feasible(limits: Limits | None, count: int, default: int | None = None) -> Mask:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.learner import weights
-from node.learner.features import prepare
+from node.learner.features import context_median, prepare
 from node.learner.groups import inner_folds, labels
 from node.learner.head import Fitted, Head, Prediction
 from node.learner.intervals import Calibration
@@ -21,6 +21,9 @@ from node.learner.novelty import Seen
 from node.learner.table import Column, Floats, Table
 from node.learner.weights import LeftOutPredictions, Weights, disagreement, mix
 
+# An interval of a factor 4 either way is no prediction: the safe default is taken then, unless all are so wide that
+# this one stands out by nothing (ranks still hold where milliseconds do not).
+WIDEST: Final = float(np.log(4.0))
 LEAST_ROWS: Final = 60  # below it nothing is left out: heads count alike
 
 Failure = type[Exception]
@@ -71,6 +74,21 @@ class FittedStack:
     def widest(self, table: Table) -> Floats:
         """Return the half-width of each row that few of what was left out exceeded; NaN as above."""
         return self._by_situation(table, lambda found: np.full(table.rows, found.widest))
+
+    def gain_half_width(self, table: Table) -> Floats:
+        """Return half the 90 % interval of each row's gain over the default; NaN where none was ever checked."""
+        return np.where(self.is_strange(table), self.on_strange.gain_half_width, self.on_known.gain_half_width)
+
+    def silent(self, table: Table, half_width: Floats) -> Column:
+        """Tell which rows belong to contexts of which nothing should be said: too strange, or too unsure.
+
+        Args:
+            half_width: of each row's interval.
+        """
+        usual = np.nan_to_num(self.widest(table), nan=np.inf)
+        unsure = context_median(half_width, table.context_index) > np.maximum(WIDEST, usual)
+        beyond = np.bincount(table.context_index, weights=self.strange(table)) > 0
+        return unsure | beyond[table.context_index]
 
     def strange(self, table: Table) -> Column:
         """Tell which rows lie so far from all that was seen that nothing should be said of them."""

@@ -156,3 +156,16 @@ def test_grid_and_neighbours_stay_within_bounds(parameter: Parameter) -> None:
         near = parameter.near(value, 1.2)
         assert near
         assert set(near) <= allowed - {value}
+
+
+@pytest.mark.parametrize("half_width", [0.01, 0.1, 0.5])
+def test_the_default_is_left_from_the_least_gain_on(half_width: float) -> None:
+    least = float(select.least_gain(np.array(half_width)))
+    wide = np.full(2, half_width)
+
+    above = Forecast(cost=np.array([0.0, -least - 1e-6]), half_width=wide)
+    assert select.choose(above, default=0).index == 1
+    assert select.choose(above, default=0).harm_probability <= select.RISK
+    if least:
+        below = Forecast(cost=np.array([0.0, -least + 1e-6]), half_width=wide)
+        assert select.choose(below, default=0).why == "not_sure_enough"

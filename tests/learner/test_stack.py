@@ -222,3 +222,20 @@ def test_of_one_model_on_one_machine_kinds_of_workload_are_left_out() -> None:
     left = [set(kinds[fold]) for fold in inner_folds(table, np.random.default_rng(0))]
 
     assert sorted(map(sorted, left)) == [["batch"], ["chat"], ["code"]]
+
+
+def test_how_sure_a_gain_is_does_not_hang_on_how_wrong_the_worst_strategies_are_foretold() -> None:
+    table = world(60).with_columns({"row": np.arange(360.0)})
+    target, rows, where = LATENCY.of(table), table.numbers("row"), table.context_index
+    best = np.array([target[where == one].min() for one in where])
+    bad = (target > best + 0.01) & ~table.is_default
+    worse = Told("worse", np.where(bad, np.random.default_rng(0).uniform(0, 2, 360), 0.0), target, rows)
+
+    stack = StackHead(heads=[worse]).fit(table, target, np.ones(360), np.random.default_rng(0))
+
+    assert stack.on_known.gain_half_width < 1e-9
+    assert stack.half_width(table, stack.predict(table)).min() > 0.5
+    unknown = StackHead(heads=[worse]).fit(
+        table.without("strategy.is_default"), target, np.ones(360), np.random.default_rng(0)
+    )
+    assert np.isnan(unknown.on_known.gain_half_width)
