@@ -71,19 +71,9 @@ def stack_of(heads: Sequence[Head]) -> StackHead:
     return StackHead(heads=heads, rankers=RANKS_ONLY, settled=settled, proven=frozenset({PHYSICS}), name=OURS)
 
 
-def ours(prior: Prior) -> Head:
-    """Return the stack of them."""
-    return ours_without()(prior)
-
-
-def ours_without(*left_out: str) -> Maker:
-    """Return what makes our stack without some heads: so it is seen what each is worth."""
-
-    def make(prior: Prior) -> Head:
-        heads = [head for head in our_heads(prior) if head.name not in left_out]
-        return replace(stack_of(heads), gate=believable)
-
-    return make
+def ours(prior: Prior, *left_out: str) -> StackHead:
+    """Return the stack of them, without some: so it is seen what each is worth."""
+    return replace(stack_of([head for head in our_heads(prior) if head.name not in left_out]), gate=believable)
 
 
 def maker(name: str, replica: Callable[[], Head] | None = None) -> Maker | None:
