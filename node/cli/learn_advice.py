@@ -27,7 +27,7 @@ NAME_CHARS: Final = 80  # of a strategy's name in a table
 WHY: Final[Mapping[str, str]] = {
     "best": "the cheapest that is unlikely to be worse than the default",
     "only_default_fits": "nothing else fits",
-    "abstained": "this lies beyond what was learnt: the default is safe",
+    "abstained": "this lies beyond what was learnt, or is foretold too unsurely: the default is safe",
     "not_sure_enough": "something looks better, but may well be worse than the default",
     "default_is_best": "nothing is foretold to be better",
     "nothing_fits": "nothing fits",
@@ -207,7 +207,6 @@ def _sureness(found: Explanation) -> Iterator[str]:
     error = "unknown" if figures.error_median is None else _factor(figures.error_median)
     cover = "unknown" if figures.coverage_90 is None else f"{figures.coverage_90:.0%}"
     yield f"  on contexts that were left out: median error {error}, 90 % intervals cover {cover}"
-    yield f"  differences within a context: nine of ten within {_factor(figures.choice_half_width)}"
 
 
 def _costs(proposal: Proposal, goal: Objective, row: int) -> tuple[float, float, float]:

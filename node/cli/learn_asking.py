@@ -251,7 +251,9 @@ def _object(path: Path) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
             text = file.read(CHARS + 1)
-        found = json.loads(text) if len(text) <= CHARS else None
+        if len(text) > CHARS:
+            raise ConfigError(f"{path} is too large: more than {CHARS >> 20} MiB", remedy="name a model's config.json")
+        found = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise Unavailable(f"{path} cannot be read: {error}", remedy="name a model's config.json") from error
     if not isinstance(found, dict):

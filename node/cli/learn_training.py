@@ -46,10 +46,10 @@ def _lines(taught: Taught) -> Iterator[str]:
     for name, learnt in taught.brain.learnt.items():
         yield (
             f"{name:{width}}  {learnt.rows:7}  {_share(learnt.error_median):>7}  {_percent(learnt.coverage_90):>8}"
-            f"  {_share(learnt.choice_half_width):>7}  {_by(learnt)}"
+            f"  {_share(learnt.gain_half_width):>7}  {_by(learnt)}"
         )
     yield "error: median on contexts that were left out; coverage: of 90 % intervals there;"
-    yield "choice: nine of ten differences within a context are foretold within it"
+    yield "choice: nine of ten gains over the default, on hardware that was left out, are foretold within it"
     found = authors(taught)
     if found:
         yield ""
@@ -97,7 +97,7 @@ def _plain_learnt(learnt: Learnt) -> dict[str, Any]:
         "rows": learnt.rows,
         "error_median": learnt.error_median,
         "coverage_90": learnt.coverage_90,
-        "choice_half_width": learnt.choice_half_width,
+        "choice_half_width": learnt.gain_half_width,
         "weights": weights,
     }
 

@@ -161,7 +161,7 @@ class RandomForest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientBoosting:
-    """Boosted trees on the table's own numbers and words; also a head of the stack, as `plain`."""
+    """Boosted trees on the table's own numbers and words; also a head of the stack."""
 
     name: str = "gradient_boosting"
 

@@ -5,6 +5,7 @@ from nothing it answers by physics alone; `taught` returns another that has lear
 be fitted (too few rows, no library) is left to physics, outcome by outcome.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
@@ -44,7 +45,8 @@ class Learnt:
     Attributes:
         stack: None where physics alone speaks.
         error_median: of |log error| on contexts that were left out. coverage_90: share within the interval there.
-        choice_half_width: half the 90 % interval of differences within a context.
+        choice_half_width: half the 90 % interval of differences within a context: what is taken for that of gains over
+            the default where none were left out.
         shift: by how much own records say that times differ here; None where heads learnt from them, or there are none.
     """
 
@@ -55,6 +57,12 @@ class Learnt:
     coverage_90: float | None = None
     choice_half_width: float = UNCHECKED
     shift: local.Shift | None = None
+
+    @property
+    def gain_half_width(self) -> float:
+        """Return half the 90 % interval of gains over the default on strange hardware: the harder case."""
+        found = float("nan") if self.stack is None else self.stack.on_strange.gain_half_width
+        return self.choice_half_width if math.isnan(found) else found
 
     def ask(self, table: Table) -> tuple[Floats, Floats]:
         """Return log-values and half-widths, both shape (rows,)."""
@@ -78,7 +86,7 @@ class Learnt:
         return Forecast(cost=cost, half_width=self.choice_width(table), abstains=self.silent(table, half_width))
 
     def silent(self, table: Table, half_width: Floats) -> bool:
-        """Tell whether nothing should be said of a context: it lies beyond what was learnt. Physics says something."""
+        """Tell whether nothing should be said of a context: too strange, or too unsure. Physics says something."""
         return self.stack is not None and bool(np.any(self.stack.silent(table, half_width)))
 
 

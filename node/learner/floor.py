@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.learner.objective import LATENCY
-from node.learner.physics import known, price_devices, weight_size
+from node.learner.physics import busy_devices, known, weight_size
 from node.learner.table import Floats, Table
 from node.learner.trust import possible
 
@@ -29,7 +29,7 @@ CACHED: Final = "cpu"
 def log_floor(table: Table) -> Floats:
     """Return the least mean latency of each row's requests, log-seconds, shape (rows,); NaN where nothing bounds it."""
     numbers = table.numbers
-    devices, size = price_devices(table), weight_size(table)
+    devices, size = busy_devices(table), weight_size(table)
     active = known(numbers("model.active_parameters"), numbers("model.parameters"))
     # What a machine measured of itself may pass its data sheet (a boost), and one kernel another: the fastest bounds.
     bandwidth = _fastest(table, READS)

@@ -58,10 +58,6 @@ class Calibration:
         """Return half the interval's width in log-seconds, shape (rows,)."""
         return np.minimum(np.exp(self._log_scale(distance, spread)) * self.factor, _WIDEST)
 
-    def abstains(self, distance: Floats, spread: Floats | None = None) -> NDArray[np.bool_]:
-        """Tell for which rows nothing should be said: too far from what was seen, or too uncertain."""
-        return (distance > self.farthest) | (self.half_width(distance, spread) > self.widest)
-
     def _log_scale(self, distance: Floats, spread: Floats | None) -> Floats:
         return self.base + _drivers(distance, spread) @ np.array([self.by_distance, self.by_spread])
 

@@ -70,7 +70,8 @@ class Machine:
 
     Attributes:
         layers, hidden: of the model. query_width: heads x head dimension.
-        devices: that work for one request together (tensor parallel). all_devices: that are paid for.
+        devices: that work for one request together (tensor parallel). all_devices: of all copies.
+        paid: devices that are counted; fewer where a table counts a worker of several as one.
         copies: of the model, each with its share of the requests. holders: devices that hold one copy.
         active: parameters that a token passes through. weight_bytes: of all parameters; expert_bytes: of those experts.
         experts, chosen: in a layer, and of them for a token; 0 where there are none.
@@ -85,6 +86,7 @@ class Machine:
     query_width: Floats
     devices: Floats
     all_devices: Floats
+    paid: Floats
     copies: Floats
     holders: Floats
     active: Floats
@@ -177,7 +179,7 @@ def machine(table: Table) -> Machine:
     holders = np.where(in_turn(table), all_devices, np.minimum(devices * stages, all_devices))
     small, large = _allreduce(table, devices)
     return Machine(
-        layers=layers, hidden=hidden, query_width=width, devices=devices, all_devices=all_devices,
+        layers=layers, hidden=hidden, query_width=width, devices=devices, all_devices=all_devices, paid=paid,
         copies=all_devices / holders, holders=holders, active=active,
         weight_bytes=weights, expert_bytes=np.minimum(expert, parameters) * weights / parameters,
         experts=experts, chosen=chosen, kv_bytes=_kv_bytes(table, layers, hidden),
@@ -211,8 +213,13 @@ def _size_by(table: Table, columns: tuple[str, ...]) -> Floats:
 
 
 def price_devices(table: Table) -> Floats:
-    """Return how many devices a row keeps busy: what is paid for."""
+    """Return how many devices are counted and paid for."""
     return _devices(table)[1]
+
+
+def busy_devices(table: Table) -> Floats:
+    """Return how many devices can be at work: those that are counted, and those that experts are spread over."""
+    return np.maximum(price_devices(table), known(table.numbers("strategy.expert_parallel"), 1.0))
 
 
 def expected_tokens(acceptance: Floats, proposed: Floats) -> Floats:

@@ -158,8 +158,8 @@ def requests_times(hands: Machine, asked: Plan) -> Times:
     watts = hands.tdp_watts * (POWER_IDLE + POWER_PER_DOUBLING * np.log2(batch))
     latency = before + decoding
     # Of a closed load by Little's law, as tables have it: what a run's end leaves idle is not counted.
-    shared = hands.all_devices * latency / known(asked.clients, 1.0) / hands.copies
-    seconds = np.where(np.isnan(asked.clients), hands.all_devices / rate, shared)
+    shared = hands.paid * latency / known(asked.clients, 1.0) / hands.copies
+    seconds = np.where(np.isnan(asked.clients), hands.paid / rate, shared)
     return Times(
         latency=latency,
         latency_p95=WAIT_TAIL * before + TAIL * decoding,
@@ -169,7 +169,7 @@ def requests_times(hands: Machine, asked: Plan) -> Times:
         stall=np.maximum(run.stall, decode),
         requests_per_s=rate,
         tokens_per_s=rate * asked.output,
-        energy=watts * seconds,
+        energy=watts * seconds * hands.all_devices / hands.paid,
         device_seconds=seconds,
         batch=batch,
         wait=np.maximum(before - alone, 0.0) + 1e-6,

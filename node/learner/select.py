@@ -36,8 +36,9 @@ class Forecast:
 
     Attributes:
         cost: log-cost, shape (candidates,); NaN where nothing is foretold.
-        half_width: half of the 90 % interval of the difference to the default, shape (candidates,).
-        abstains: the whole context lies beyond what was learnt.
+        half_width: half of the 90 % interval of the difference to the default, of those that look best; shape
+            (candidates,).
+        abstains: the whole context lies beyond what was learnt, or times in it are foretold too unsurely.
     """
 
     cost: Floats

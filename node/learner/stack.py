@@ -24,7 +24,7 @@ from node.learner.weights import LeftOutPredictions, Weights, disagreement, mix
 # An interval of a factor 4 either way is no prediction: the safe default is taken then, unless all are so wide that
 # this one stands out by nothing (ranks still hold where milliseconds do not).
 WIDEST: Final = float(np.log(4.0))
-LEAST_ROWS: Final = 60  # below it nothing is left out: heads count alike
+LEAST_ROWS: Final = 60  # below it nothing is left out, and only what needs no proof counts
 
 Failure = type[Exception]
 
@@ -46,11 +46,6 @@ class FittedStack:
     on_known: Weights
     hardware: frozenset[str]
     seen: Seen
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """That of strange hardware: the harder one."""
-        return self.on_strange.calibration
 
     def predict(self, table: Table) -> Prediction:
         """Foretell rows; the spread is the heads' disagreement."""
@@ -76,7 +71,11 @@ class FittedStack:
         return self._by_situation(table, lambda found: np.full(table.rows, found.widest))
 
     def gain_half_width(self, table: Table) -> Floats:
-        """Return half the 90 % interval of each row's gain over the default; NaN where none was ever checked."""
+        """Return half the 90 % interval of the gain over the default that the foretold best of a context has.
+
+        One figure for each row, by whether its hardware is known; NaN where no gain was ever checked. Rows that look
+        bad are foretold worse than this: it is for whom a choice may fall on.
+        """
         return np.where(self.is_strange(table), self.on_strange.gain_half_width, self.on_known.gain_half_width)
 
     def silent(self, table: Table, half_width: Floats) -> Column:
@@ -134,10 +133,15 @@ class StackHead:
             ready, target, weight = ready.take(kept), target[kept], weight[kept]
         fitted = [(h, f) for h in self.heads if (f := self._fit(h, ready, target, weight, rng)) is not None]
         heads = [head for head, _ in fitted]
-        absolute = np.array([head.name not in self.rankers for head in heads])
-        anywhere = np.array([head.name not in self.settled for head in heads])
+        absolute, anywhere, trusted = (
+            np.array([test(head.name) for head in heads], dtype=np.bool_)
+            for test in (
+                lambda name: name not in self.rankers,
+                lambda name: name not in self.settled,
+                lambda name: name in self.proven,
+            )
+        )
         left = self._leave_out(heads, ready, target, weight, rng) if ready.rows >= LEAST_ROWS else None
-        trusted = np.array([head.name in self.proven for head in heads])
         strange = known = weights.even(absolute, trusted if trusted.any() else anywhere)
         if left is not None:
             everything = np.ones(len(left.rows), dtype=np.bool_)

@@ -55,7 +55,7 @@ FINER: Final = Growth(least_rows=10, huber=0.3, near=0.0, bags=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedTrees:
-    """Trees that have grown, and the words that they know."""
+    """Trees that have grown, none where there was nothing to learn, and the words that they know."""
 
     prior: Prior | None
     vocabulary: Vocabulary
@@ -66,14 +66,16 @@ class FittedTrees:
         """Foretell rows; the spread is that of the bags."""
         seen = see(table, self.vocabulary)
         matrix = align(seen.names, seen.matrix, self.names)
-        drawn = np.stack([np.asarray(booster.predict(matrix, num_threads=1)) for booster in self.boosters])
-        base = 0.0 if self.prior is None else self.prior.log_cost(table)
-        return Prediction(mean=base + drawn.mean(axis=0))
+        drawn = [np.asarray(booster.predict(matrix, num_threads=1)) for booster in self.boosters]
+        base = np.zeros(table.rows) if self.prior is None else self.prior.log_cost(table)
+        return Prediction(mean=base + np.mean(drawn, axis=0) if drawn else base)
 
     def contributions(self, table: Table) -> tuple[tuple[str, ...], Floats]:
         """Return the names of the features, and what each adds to each row (log-seconds), shape (rows, features)."""
         seen = see(table, self.vocabulary)
         matrix = align(seen.names, seen.matrix, self.names)
+        if not self.boosters:
+            return self.names, np.zeros_like(matrix)
         parts = [np.asarray(b.predict(matrix, pred_contrib=True, num_threads=1))[:, :-1] for b in self.boosters]
         return self.names, np.mean(parts, axis=0)
 
@@ -105,6 +107,8 @@ class TreesHead:
         vocabulary = Vocabulary(table, machines=self.machines)
         seen = see(table, vocabulary)
         kept = counted > 0
+        if not kept.any():  # no context with a choice: there is no advantage to learn
+            return FittedTrees(prior=self.prior, vocabulary=vocabulary, boosters=[], names=seen.names)
         boosters = [
             grow(seen.matrix[kept], rest[kept], counted[kept], self.growth, int(rng.integers(SEED_END)))
             for _ in range(self.growth.bags)
@@ -130,8 +134,8 @@ def advantage_head(prior: Prior) -> TreesHead:
 def machine_heads(prior: Prior) -> list[TreesHead]:
     """Return heads that learn what each known machine does beside physics: a driver's faults, a slow backend.
 
-    They are the residual and the advantage head again, with the names of machines among what they see, and one that
-    learns the outcome without physics: where that is far off, it is not in the way.
+    The names of machines are among what they see. One learns what physics leaves over, one the advantage, one the
+    outcome without physics: where that is far off, it is not in the way.
     """
     return [
         TreesHead(name="machine", prior=prior, centred=False, growth=RESIDUAL, machines=True),

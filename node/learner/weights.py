@@ -36,8 +36,8 @@ class Weights:
     Attributes:
         level, advantage: by head, each summing to 1.
         calibration: None where nothing could be left out.
-        gain_half_width: half the 90 % interval of a foretold gain over the engine's default, of those that would have
-            been believed; NaN where too few were left out.
+        gain_half_width: half the 90 % interval of the gain over the engine's default that was foretold of a context's
+            best; NaN where too few were left out.
     """
 
     level: Floats

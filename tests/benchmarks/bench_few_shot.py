@@ -27,6 +27,7 @@ import numpy as np
 from node.cli import learning
 from node.learner import brain, local
 from node.learner.features import prepare
+from node.learner.floor import believable
 from node.learner.groups import labels
 from node.learner.hearing import quickly
 from node.learner.objective import parse
@@ -103,7 +104,7 @@ def one(table: Table, family: str, seed: int, options: argparse.Namespace) -> di
     known = rng.choice(numbers, size=min(options.contexts, len(numbers)), replace=False)
     swarm = table.take(np.isin(table.contexts, known) & (of != family))
     target, prior = LATENCY.of(swarm), Prior.of(LATENCY, swarm)
-    head = StackHead(heads=brain.trees(prior, swarm.rows))
+    head = StackHead(heads=brain.trees(prior, swarm.rows), gate=believable)
     ready = prepare(swarm)
     fitted = head.fit(ready, target, np.ones(swarm.rows), rng)
     fit = quickly(ready, target, prior, rng)

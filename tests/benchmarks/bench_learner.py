@@ -1,7 +1,7 @@
 """How good are the choices of the meta-learner, and of what it must beat, on groups that nobody had seen?
 
     python -m tests.benchmarks.bench_learner --table strategies_simulated.parquet --groups hardware.family,model.name
-        [--objective latency] [--methods ours,alors,...] [--seeds 0,1,2] [--without plain,coarse] [--kept FOLDER]
+        [--objective latency] [--methods ours,alors,...] [--seeds 0,1,2] [--without coarse,mlp] [--kept FOLDER]
 
 One line for each group column and method: the mean over seeds, and the spread (standard deviation) of accuracy and
 regret over seeds. `--without` adds our stack without each of these heads: what a head is worth; heads are fitted once
@@ -70,7 +70,9 @@ def wanted(names: str, without: str) -> dict[str, Maker]:
 
     def ours(*left_out: str) -> Maker:
         def make(prior: Prior) -> Head:
-            stack = methods.ours(prior, *left_out)
+            whole, stack = methods.ours(prior), methods.ours(prior, *left_out)
+            if len(whole.heads) - len(stack.heads) < len(left_out):
+                raise SystemExit(f"no head {left_out[0]}; there are {', '.join(head.name for head in whole.heads)}")
             return replace(stack, heads=[Remembered(head, fits) for head in stack.heads])
 
         return make

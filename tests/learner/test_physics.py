@@ -54,14 +54,19 @@ def test_past_one_hosts_devices_the_network_counts_unless_links_join_a_rack() ->
 
     of_host, of_hosts, of_rack = foretell(host, many, many | {"hardware.name": "NVIDIA GB200 NVL72"}).tpot
     assert of_rack < of_host < of_hosts
+    large = {"workload.prompt_tokens": 100_000}
+    of_host, of_hosts = foretell(host | large, many | large).prefill
+    assert of_hosts > of_host / 2 + 1  # half the products, and an all-reduce of 800 MB over each layer's network twice
 
 
 def test_spread_experts_lie_on_as_many_devices_though_a_table_counts_one_worker() -> None:
     sparse = {"model.parameters": 670e9, "model.active_parameters": 37e9, "model.weight_dtype": "fp8"}
     worker = ROW | sparse | {"strategy.devices": 1, "strategy.tensor_parallel": 1, "strategy.expert_parallel": 8}
 
-    told, counted = foretell(worker, worker | {"strategy.devices": 8, "strategy.tensor_parallel": 8}).latency
-    assert told == pytest.approx(counted)
+    times = foretell(worker, worker | {"strategy.devices": 8, "strategy.tensor_parallel": 8})
+    assert times.latency[0] == pytest.approx(times.latency[1])
+    assert times.energy[0] == pytest.approx(times.energy[1])
+    assert times.device_seconds[0] == pytest.approx(times.device_seconds[1] / 8)  # as the table counts them
 
 
 def test_layers_split_over_devices_one_after_the_other_gain_memory_and_no_speed() -> None:

@@ -4,6 +4,7 @@ import pytest
 from node.learner.features import FEATURE, PREPARED, centre, nearness, prepare
 from node.learner.groups import SHAPE, architectures, hardware_folds, inner_folds, labels, plain_name
 from node.learner.head import Fitted, Prediction
+from node.learner.methods import our_heads, stack_of
 from node.learner.objective import parse
 from node.learner.prior import PhysicsHead, Prior
 from node.learner.stack import StackHead
@@ -133,7 +134,7 @@ def test_with_hardly_a_record_the_stack_still_answers() -> None:
     stack = StackHead(heads=[PhysicsHead(prior=prior)]).fit(table, target, np.ones(12), np.random.default_rng(0))
 
     assert np.isfinite(stack.predict(table).mean).all()
-    assert stack.calibration is None
+    assert stack.on_strange.calibration is None
 
 
 def test_two_names_of_one_architecture_are_one_group_and_other_sizes_are_another() -> None:
@@ -151,6 +152,7 @@ def test_two_names_of_one_architecture_are_one_group_and_other_sizes_are_another
         {"model.name": "who/Knows-7B-AWQ", "strategy.x": 1},
     ]
     found = list(architectures(Table.of_rows(rows)))
+    assert list(architectures(Table.of_rows(rows[::-1])))[::-1] == found
 
     assert found[0] == found[1] == "Llama-3.1-8B"
     assert len(set(found)) == 3
@@ -207,7 +209,7 @@ def test_where_nothing_could_be_left_out_only_what_needs_no_proof_counts() -> No
         table, target, np.ones(table.rows), np.random.default_rng(0)
     )
 
-    assert stack.calibration is None
+    assert stack.on_strange.calibration is None
     assert stack.on_strange.advantage.tolist() == stack.on_known.level.tolist() == [1.0, 0.0]
 
 
@@ -234,8 +236,56 @@ def test_how_sure_a_gain_is_does_not_hang_on_how_wrong_the_worst_strategies_are_
     stack = StackHead(heads=[worse]).fit(table, target, np.ones(360), np.random.default_rng(0))
 
     assert stack.on_known.gain_half_width < 1e-9
+    off = np.where(table.is_default, 0.4, 0.0)  # every gain is foretold to be more than it was
+    wrong = StackHead(heads=[Told("wrong", off, target, rows)]).fit(
+        table, target, np.ones(360), np.random.default_rng(0)
+    )
+    assert wrong.on_known.gain_half_width == pytest.approx(0.4)
     assert stack.half_width(table, stack.predict(table)).min() > 0.5
     unknown = StackHead(heads=[worse]).fit(
         table.without("strategy.is_default"), target, np.ones(360), np.random.default_rng(0)
     )
     assert np.isnan(unknown.on_known.gain_half_width)
+
+
+def test_nothing_is_said_of_a_context_with_one_strange_row_or_with_intervals_far_wider_than_usual() -> None:
+    table = world(60)
+    prior, target = learnt_from(table)
+    stack = stack_of([PhysicsHead(prior=prior), coarse_head(prior)]).fit(
+        table, target, np.ones(table.rows), np.random.default_rng(0)
+    )
+    asked = prepare(world(4, seed=3))
+    usual = stack.half_width(asked, stack.predict(asked))
+    assert not stack.silent(asked, usual).any()
+    assert stack.silent(asked, np.where(asked.context_index == 2, 9.0, usual)).tolist() == (
+        (asked.context_index == 2).tolist()
+    )
+    other = np.where(np.arange(asked.rows) == 0, 1e19, asked.numbers("hardware.spec_bytes_per_s"))
+    far = prepare(world(4, seed=3).with_columns({"hardware.spec_bytes_per_s": other}))
+    assert stack.silent(far, usual).tolist() == (far.context_index == 0).tolist()
+
+
+def test_heads_that_know_machines_have_no_say_on_strange_ones_and_physics_needs_no_proof() -> None:
+    prior, _ = learnt_from(world(2))
+    stack = stack_of(our_heads(prior, networks=False))
+
+    assert stack.settled == {"machine", "machine_advantage", "machine_plain"}
+    assert stack.proven == {"physics"}
+    table = world(40)
+    fitted = stack.fit(table, LATENCY.of(table), np.ones(table.rows), np.random.default_rng(0))
+    strange = dict(zip(fitted.names, fitted.on_strange.advantage, strict=True))
+    assert not any(strange[name] for name in stack.settled)
+
+
+def test_a_table_without_a_choice_teaches_times_and_no_advantage() -> None:
+    table = world(80)
+    one_each = table.take(np.arange(0, table.rows, 6))
+    prior, target = learnt_from(one_each)
+    head = advantage_head(prior).fit(one_each, target, np.ones(one_each.rows), np.random.default_rng(0))
+
+    assert np.array_equal(head.predict(table).mean, prior.log_cost(table))
+    assert not head.contributions(table)[1].any()
+    stack = stack_of(our_heads(prior, networks=False)).fit(
+        one_each, target, np.ones(one_each.rows), np.random.default_rng(0)
+    )
+    assert np.isfinite(stack.predict(table).mean).all()
