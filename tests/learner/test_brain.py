@@ -1,5 +1,7 @@
 """The brain: physics from nothing, records where they help, liars unheard, curves that rise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -117,3 +119,25 @@ def test_curves_rise_with_prompt_and_load_and_fit_into_json() -> None:
     assert empty().curves([]) == []
     with pytest.raises(ValueError, match="cells"):
         empty().curves([CELL] * (curves.CELLS + 1))
+
+
+def test_how_sure_a_gain_is_hangs_on_whether_the_hardware_is_known() -> None:
+    table = world(24)
+    learnt = Brain(make_heads=brain.trees).taught(table, {}, [LATENCY], np.random.default_rng(0), curves_too=False)
+    mine = learnt.learnt[LATENCY.name]
+    assert mine.stack is not None
+    stack = replace(
+        mine.stack,
+        on_known=replace(mine.stack.on_known, gain_half_width=0.07),
+        on_strange=replace(mine.stack.on_strange, gain_half_width=0.2),
+    )
+    taught, strange = (
+        replace(mine, stack=stack),
+        table.with_columns({"hardware.name": np.full(table.rows, "new", object)}),
+    )
+
+    assert np.allclose(taught.choice_width(table), 0.07)
+    assert np.allclose(taught.choice_width(strange), 0.2)
+    assert taught.gain_half_width == 0.2
+    unchecked = replace(stack, on_strange=replace(stack.on_strange, gain_half_width=float("nan")))
+    assert replace(mine, stack=unchecked).gain_half_width == mine.choice_half_width

@@ -9,7 +9,9 @@ from node.learner import methods
 from node.learner.evaluate import Fold, Maker, NothingToJudge, Task, evaluate
 from node.learner.head import Fitted, Prediction
 from node.learner.objective import parse
+from node.learner.prior import Prior
 from node.learner.report import FIGURES, figures, lines, report, unsupported
+from node.learner.stack import StackHead
 from node.learner.table import Floats, Table
 from tests.learner.synthetic import world
 
@@ -170,3 +172,29 @@ def test_a_table_without_a_choice_or_a_group_says_so() -> None:
     with pytest.raises(NothingToJudge, match="one value"):
         evaluate(task(world(5, families=("one",)), "random"), clock)
     assert unsupported(["ours"])["methods"]["ours"]["accuracy_1pct"] is None
+
+
+def test_gains_that_were_foretold_wrongly_of_what_was_left_out_leave_the_default() -> None:
+    table = world(60, families=("a", "b", "c"))
+    other = table.words("strategy.name") == "budget 256"
+    score = np.where(table.is_default, 0.0, np.where(other, -0.1, 1.0))
+    told = table.with_columns({"score": score})
+
+    class Told(Blind):
+        name = "told"
+
+        def predict(self, table: Table) -> Prediction:
+            return Prediction(mean=table.numbers("score"))
+
+    def stack(_: Prior) -> StackHead:
+        return StackHead(heads=[Told()])
+
+    asked = Task(
+        table=told, group="hardware.family", objective=parse("latency"),
+        methods={"ours": stack, "bare": lambda _: Told()},
+    )  # fmt: skip
+    found = report(evaluate(asked, clock), ("ours", "bare"))["methods"]
+
+    assert found["ours"]["speedup_over_default"] == pytest.approx(1.0)
+    assert found["ours"]["worse_than_default_2pct"] == 0
+    assert found["bare"]["worse_than_default_2pct"] > 0.1
