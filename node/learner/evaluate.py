@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from node.learner import groups, select
-from node.learner.baselines import RANKS_ONLY, SingleBest
+from node.learner.baselines import RANKS_ONLY
 from node.learner.features import prepare
 from node.learner.head import Head, Prediction
 from node.learner.objective import Objective
@@ -124,17 +124,15 @@ class _Job:
         begun = self.clock()
         fitted = head.fit(table, cost, np.ones(table.rows), rng)
         spent = self.clock() - begun
-        safe = SingleBest().fit(table, cost, np.ones(table.rows), rng)
-        return _Learnt(self.method, fitted, safe, spent, self.clock)
+        return _Learnt(self.method, fitted, spent, self.clock)
 
 
 @dataclass(frozen=True, slots=True)
 class _Learnt:
-    """One method that has learnt; `safe` is what it falls back to where there is no default."""
+    """One method that has learnt. Ours takes the default where it says nothing, and its best where there is none."""
 
     method: str
     fitted: Any
-    safe: Any
     train_s: float
     clock: Callable[[], float]
 
@@ -150,10 +148,8 @@ class _Learnt:
             gain = np.nan_to_num(self.fitted.gain_half_width(blind), nan=select.UNCHECKED)
             score = np.where(table.is_default, score - select.least_gain(gain), score)
             silent = self.fitted.silent(blind, half)
-            safe = np.where(table.is_default, 0.0, 1.0)
-            if not table.is_default.any():
-                safe = self.safe.predict(blind).mean
-            score = np.where(silent, safe, score)
+            safe = np.bincount(table.context_index, weights=table.is_default)[table.context_index] > 0
+            score = np.where(silent & safe & ~table.is_default, np.inf, score)
         fold = _figures(table, cost, score)
         cut = Choices.of(table.context_index)
         error = np.abs(cost - foretold.mean)

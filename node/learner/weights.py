@@ -8,7 +8,7 @@ head did alone; the loss is the one that counts: error for levels, regret of the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -91,7 +91,8 @@ def learn(
 
     Args:
         allowed: heads that may count, shape (heads,); None: all.
-        telling: whether what was left out is like what is to come; if not, all heads have an equal say in the choice.
+        telling: whether what was left out is like what is to come; if not, all heads have an equal say in the choice,
+            and no distance is known to be too far.
     """
     may = np.ones(len(left.absolute), dtype=np.bool_) if allowed is None else allowed
     if not len(left.rows):
@@ -101,10 +102,11 @@ def learn(
     alike = even(left.absolute, may).advantage
     advantage = _select(heads[may], len(heads), _choice_loss(table, target, left)) if telling else alike
     foretold = mix(left.foretold, _places(table, left), level, advantage)
+    calibration = _calibrate(target, left, foretold)
     return Weights(
         level=level,
         advantage=advantage,
-        calibration=_calibrate(target, left, foretold),
+        calibration=calibration if telling or calibration is None else replace(calibration, farthest=float("inf")),
         gain_half_width=_gain_half_width(table, target, left, foretold),
     )
 

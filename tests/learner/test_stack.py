@@ -111,6 +111,7 @@ def test_what_one_familys_devices_tell_sets_no_weights_for_the_choice_on_another
     assert np.allclose(stack.on_strange.advantage, 0.5)
     assert stack.on_known.advantage[0] > 0.9
     assert stack.on_strange.calibration is not None
+    assert np.isinf(stack.on_strange.calibration.farthest)
 
 
 def test_a_head_that_cannot_be_had_is_left_out_of_the_stack() -> None:
