@@ -1,11 +1,13 @@
 """How good are the choices of the meta-learner, and of what it must beat, on groups that nobody had seen?
 
     python -m tests.benchmarks.bench_learner --table strategies_simulated.parquet --groups hardware.family,model.name
-        [--objective latency] [--methods ours,alors,...] [--seeds 0,1,2] [--without coarse,mlp] [--kept FOLDER]
+        [--objective latency] [--methods ours,alors,...] [--seeds 0,1,2] [--without coarse,mlp]
+        [--beside metainf_replica,...] [--every 3] [--kept FOLDER]
 
 One line for each group column and method: the mean over seeds, and the spread (standard deviation) of accuracy and
-regret over seeds. `--without` adds our stack without each of these heads: what a head is worth; heads are fitted once
-for all of these stacks. Finished folds stay in `--kept`, so that an interrupted run goes on.
+regret over seeds. `--without` adds our stack without each of these heads, `--beside` with each of these methods as one
+more: what a head is worth; heads are fitted once for all of these stacks. `--every 3` takes every third context.
+Finished folds stay in `--kept`, so that an interrupted run goes on.
 """
 
 import argparse
@@ -60,26 +62,28 @@ def _cell(values: Sequence[float | None], key: str) -> str:
     return f"{np.mean(known):.3f}{spread}"
 
 
-def wanted(names: str, without: str) -> dict[str, Maker]:
-    """Return makers of methods by name, and of our stack without each of some heads."""
-    chosen = [name for name in names.split(",") if name]
+def wanted(names: str, without: str, beside: str = "") -> dict[str, Maker]:
+    """Return makers of methods by name, and of our stack without each of some heads, or with others beside them."""
+    chosen, fewer, more = ([name for name in words.split(",") if name] for words in (names, without, beside))
     makers = {name: maker for name in chosen if (maker := methods.maker(name, learning.replica)) is not None}
-    if not without:
+    if not fewer and not more:
         return makers
     fits: dict[tuple[str, bytes], Fitted] = {}
 
-    def ours(*left_out: str) -> Maker:
+    def ours(left_out: str = "", added: str = "") -> Maker:
+        other = methods.maker(added, learning.replica) if added else None
+
         def make(prior: Prior) -> Head:
-            whole, stack = methods.ours(prior), methods.ours(prior, *left_out)
-            if len(whole.heads) - len(stack.heads) < len(left_out):
-                raise SystemExit(f"no head {left_out[0]}; there are {', '.join(head.name for head in whole.heads)}")
-            return replace(stack, heads=[Remembered(head, fits) for head in stack.heads])
+            whole, stack = methods.ours(prior), methods.ours(prior, left_out)
+            if left_out and len(whole.heads) == len(stack.heads):
+                raise SystemExit(f"no head {left_out}; there are {', '.join(head.name for head in whole.heads)}")
+            heads = [*stack.heads, *([other(prior)] if other is not None else [])]
+            return replace(stack, heads=[Remembered(head, fits) for head in heads])
 
         return make
 
-    return (
-        makers | {"ours, all heads": ours()} | {f"ours, no {head}": ours(head) for head in without.split(",") if head}
-    )
+    variants = {"ours, all heads": ours()} | {f"ours, no {name}": ours(name) for name in fewer}
+    return makers | variants | {f"ours, and {name[:17]}": ours(added=name) for name in more}
 
 
 class Remembered:
@@ -103,11 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--objective", default="latency")
     parser.add_argument("--methods", default=",".join(methods.NAMES))
     parser.add_argument("--without", default="")
+    parser.add_argument("--beside", default="")
+    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--kept", type=Path)
     options = parser.parse_args(arguments)
     table = learning.read(options.table)
-    makers = wanted(options.methods, options.without)
+    table = table.take(table.context_index % options.every == 0)
+    makers = wanted(options.methods, options.without, options.beside)
     for group in options.groups.split(","):
         seeds = [int(seed) for seed in options.seeds.split(",")]
         for line in run(table, group, options.objective, makers, seeds, options.kept):

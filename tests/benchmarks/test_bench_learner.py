@@ -24,13 +24,18 @@ def test_the_bench_prints_a_line_for_every_method_with_its_spread_over_seeds(tmp
 
 @pytest.mark.slow
 def test_a_head_can_be_left_out_of_our_stack(tmp_path: Path) -> None:
-    makers = bench_learner.wanted("", "coarse")
+    makers = bench_learner.wanted("", "coarse", "alors")
 
     lines = bench_learner.run(world(12), "hardware.family", "latency", makers, [0], tmp_path)
 
     assert lines[2].startswith("ours, all heads")
     assert lines[3].startswith("ours, no coarse")
+    assert lines[4].startswith("ours, and alors")
     assert lines[2].split()[3:] != lines[3].split()[3:]
+    with pytest.raises(SystemExit, match="no head plain"):
+        bench_learner.run(
+            world(12), "hardware.family", "latency", bench_learner.wanted("", "plain"), [0], tmp_path / "x"
+        )
 
 
 def test_a_head_is_fitted_once_for_the_same_rows() -> None:
