@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from node.errors import Unavailable
 
 LEAST: Final = 60  # records below which nothing is learnt: the learner's own limit, and its start costs 100 MB
-# Records learnt from at once: two minutes of a core and half a gigabyte. What is beyond them counts least (see
+# Records learnt from at once: 210 s of a core and .7 GB (docs/learner.md). What is beyond them counts least (see
 # `node.learner_ports.Lessons`), and the error falls slowly there: with five times the rows by a third.
 MOST: Final = 25_000
 GROWTH: Final = 1.1  # of the records held, or of this node's own, that is worth learning anew

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 LOOK: Final = 60.0
 WRITING: Final = 600.0  # s for writing a lesson: seconds, on a slow and busy disk more
-# s for one lesson. Two minutes of a core that nobody else wants; beside an engine that computes on all of them, hours.
+# s for one lesson. Minutes of a core that nobody else wants; beside an engine that computes on all of them, hours.
 LESSON: Final = 6 * 3600.0
 ANSWER: Final = 15.0  # s that whoever asks waits, the learner's start included
 SEED_END: Final = 2**31
