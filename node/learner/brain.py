@@ -18,7 +18,7 @@ from node.learner.curves import Cell, Curve, curves
 from node.learner.failure import Failures
 from node.learner.features import prepare
 from node.learner.head import Head
-from node.learner.hearing import AUTHOR, Ranks, hear, possible, quickly, voices_of
+from node.learner.hearing import AUTHOR, Ranks, hear, possible, voices_of
 from node.learner.intervals import coverage
 from node.learner.methods import stack_of
 from node.learner.objective import Objective
@@ -199,13 +199,12 @@ class Brain:
         head = stack_of(heads)
         judged = _judged(head, rows, target, weight, rng)
         stack = head.fit(rows, target, weight, rng)
-        fit = quickly(rows, target, prior, rng)
         shift = None
         if mine.rows:
             shift = local.shift(
                 mine,
                 mine_target - stack.predict(mine).mean,
-                lambda: local.learn_scales(rows, target, lambda learn, ask: fit(learn, weight[learn], ask)),
+                lambda: local.learn_scales(rows, stack.missed),
             )
         return replace(judged, prior=prior, stack=stack, rows=rows.rows, shift=shift), heard.credibility
 

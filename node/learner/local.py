@@ -11,14 +11,13 @@ both times and choices worse than leaving them out, and a correction that differ
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from node.learner.features import context_mean
-from node.learner.groups import hardware_folds
-from node.learner.table import Floats, Ints, Table
+from node.learner.table import Floats, Table
 
 ENOUGH: Final = 60  # own records from which on heads learn from them as from others'
 # Contexts are alike whose lengths, loads and model sizes are within half a power of e. Open loads are unlike closed.
@@ -30,13 +29,10 @@ WHERE: Final = (
 UNKNOWN: Final = 100.0  # on the log scale: like nothing but the unknown
 # Before any machine was left out: physics is within a factor 1.8 nine times of ten (docs/learner.md).
 PRIOR_MACHINE, PRIOR_CONTEXT, PRIOR_ROW = 0.3, 0.15, 0.1  # standard deviations, log-seconds
-PRIOR_MACHINES: Final = 1.0  # as if so many machines had shown it
+PRIOR_MACHINES: Final = 0.25  # as if so many machines had shown it
 LEAST_ROW: Final = 0.02  # log-seconds: nothing repeats better
 OUTLIER: Final = 3.0  # standard deviations, beyond which one record's error counts as that
 _MAD: Final = 1.4826
-
-# Rows to learn from, rows to foretell: returns log-values of the latter.
-Foretell: TypeAlias = Callable[[Ints, Ints], Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,20 +95,16 @@ def shift(own: Table, error: Floats, scales: Callable[[], Scales] = Scales) -> S
     return Shift(hardware=str(names[main]), points=points, pull=pull.astype(np.float64), scales=sizes)
 
 
-def learn_scales(table: Table, target: Floats, foretell: Foretell) -> Scales:
-    """Learn how far forecasts miss on machines that were left out, family by family.
+def learn_scales(table: Table, missed: Floats) -> Scales:
+    """Learn how far forecasts miss on machines that were left out.
 
     Args:
-        target: what the rows say, log-cost, finite, shape (rows,).
-        foretell: fits and predicts, once for each family; a quick head will do.
+        missed: observed less foretold, log-cost, shape (rows,); NaN where a row's machine was not left out.
     """
-    error = np.full(table.rows, np.nan)
-    for left in hardware_folds(table):
-        error[left] = foretell(np.flatnonzero(~left), np.flatnonzero(left))
-    known = np.isfinite(error)
+    known = np.isfinite(missed)
     if not known.any():
         return Scales()
-    error, rows = (target - error)[known], table.take(known)
+    error, rows = missed[known], table.take(known)
     machines, code = np.unique([str(name or "") for name in rows.words("hardware.name")], return_inverse=True)
     level = np.array([np.median(error[code == each]) for each in range(len(machines))])
     rest = error - level[code]

@@ -37,6 +37,8 @@ class FittedStack:
         absolute: which heads foretell levels; others only rank.
         strange, known: weights on hardware that was not learnt from, and on that which was.
         hardware: names of the latter.
+        missed: observed less foretold of the rows that were learnt from, where their hardware had been left out; NaN
+            elsewhere, shape (rows,).
     """
 
     heads: Sequence[Fitted]
@@ -46,6 +48,7 @@ class FittedStack:
     on_known: Weights
     hardware: frozenset[str]
     seen: Seen
+    missed: Floats
 
     def predict(self, table: Table) -> Prediction:
         """Foretell rows; the spread is the heads' disagreement."""
@@ -129,7 +132,8 @@ class StackHead:
     def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> FittedStack:
         """Learn heads and weights: every head is fitted once for each fold and once on all."""
         ready = prepare(table)
-        if not (kept := self.gate(ready)).all():
+        kept = self.gate(ready)
+        if not kept.all():
             ready, target, weight = ready.take(kept), target[kept], weight[kept]
         fitted = [(h, f) for h in self.heads if (f := self._fit(h, ready, target, weight, rng)) is not None]
         heads = [head for head, _ in fitted]
@@ -143,6 +147,7 @@ class StackHead:
         )
         left = self._leave_out(heads, ready, target, weight, rng) if ready.rows >= LEAST_ROWS else None
         strange = known = weights.even(absolute, trusted if trusted.any() else anywhere)
+        missed = np.full(ready.rows, np.nan)
         if left is not None:
             everything = np.ones(len(left.rows), dtype=np.bool_)
             apart = [which if which.any() else everything for which in (left.strange, ~left.strange)]
@@ -150,9 +155,14 @@ class StackHead:
             several = len(set(labels(ready, "hardware.family"))) > 1
             strange = weights.learn(ready, target, left.among(apart[0]), anywhere, telling=several)
             known = weights.learn(ready, target, left.among(apart[1]))
+            away = left.among(left.strange)
+            missed[away.rows] = target[away.rows] - weights.foretell(ready, away, strange)
+        everywhere = np.full(len(kept), np.nan)
+        everywhere[kept] = missed
         return FittedStack(
             heads=[fit for _, fit in fitted], names=tuple(head.name for head in heads), absolute=absolute,
             on_strange=strange, on_known=known, hardware=frozenset(machines(ready).tolist()), seen=Seen.of(ready),
+            missed=everywhere,
         )  # fmt: skip
 
     def _fit(self, head: Head, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted | None:

@@ -111,6 +111,11 @@ def learn(
     )
 
 
+def foretell(table: Table, left: LeftOutPredictions, found: Weights) -> Floats:
+    """Return what the heads together foretold of left-out rows, shape (n,)."""
+    return mix(left.foretold, _places(table, left), found.level, found.advantage)
+
+
 def mix(drawn: Floats, where: Ints, level: Floats, advantage: Floats) -> Floats:
     """Return levels by one set of weights plus distances by the other.
 

@@ -29,7 +29,6 @@ from node.learner import brain, local
 from node.learner.features import prepare
 from node.learner.floor import believable
 from node.learner.groups import labels
-from node.learner.hearing import quickly
 from node.learner.objective import parse
 from node.learner.prior import Prior
 from node.learner.stack import FittedStack, StackHead
@@ -107,8 +106,7 @@ def one(table: Table, family: str, seed: int, options: argparse.Namespace) -> di
     head = StackHead(heads=brain.trees(prior, swarm.rows), gate=believable)
     ready = prepare(swarm)
     fitted = head.fit(ready, target, np.ones(swarm.rows), rng)
-    fit = quickly(ready, target, prior, rng)
-    scales = local.learn_scales(ready, target, lambda learn, ask: fit(learn, np.ones(len(learn)), ask))
+    scales = local.learn_scales(ready, fitted.missed)
     names = table.words("hardware.name").astype(str)
     found: dict[str, dict[str, Figures]] = {}
     for name in np.unique(names[of == family]):
