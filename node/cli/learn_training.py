@@ -49,7 +49,7 @@ def _lines(taught: Taught) -> Iterator[str]:
             f"  {_share(learnt.gain_half_width):>7}  {_by(learnt)}"
         )
     yield "error: median on contexts that were left out; coverage: of 90 % intervals there;"
-    yield "choice: nine of ten gains over the default, on hardware that was left out, are foretold within it"
+    yield "choice: nine of ten gains over the default (without one: differences in a context) are foretold within it"
     found = authors(taught)
     if found:
         yield ""
