@@ -96,7 +96,7 @@ def cpu_seconds(pid: int) -> float:
 def _node(place: Place) -> list[str]:
     return [
         *(sys.executable, "-m", "node", "up", "--yes", "--json-events", "--engine-url", place.engine_url),
-        *("--data-dir", str(place.folder / "data"), "--http", f"127.0.0.1:{place.port}"),
+        *("--data-dir", str(place.folder / "data"), "--http", f"127.0.0.1:{place.port}", "--listen", "127.0.0.1:0"),
     ]
 
 
