@@ -4,7 +4,6 @@ Knows files, the screen and the learner; knows no running node.
 """
 
 import json
-import math
 import os
 import sys
 import time
@@ -27,6 +26,7 @@ from node.learner.evaluate import Fold, NothingToJudge, Task, evaluate
 from node.learner.head import Head
 from node.learner.objective import InvalidObjective, parse
 from node.learner.table import Table
+from node.learner.worker import finite
 
 PARQUET: Final = ".parquet"
 
@@ -89,15 +89,7 @@ def evaluate_tables(asked: Asked, *, as_json: bool) -> int:
 
 def json_text(whole: Mapping[str, Any]) -> str:
     """Return what is printed for machines: JSON, with null where a number is not finite, for which JSON has no word."""
-    return json.dumps(_finite(whole), allow_nan=False)
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 -- whatever JSON can say
-    if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(whole), allow_nan=False)
 
 
 def read(path: Path) -> Table:

@@ -1,7 +1,7 @@
 """The methods of an evaluation by name, and the configuration of ours: which heads may count.
 
-Knows every head and baseline; knows no table. Heads of the stack were kept because leaving them out costs accuracy on
-some table (docs/learner.md has the ablation); those that never helped are not here.
+Knows every head and baseline; knows no table. Heads that were seen to help nowhere are not here; docs/learner.md says
+what leaving each of the others out costs, as far as that was measured, and where one does harm.
 """
 
 from collections.abc import Callable, Sequence

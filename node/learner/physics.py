@@ -288,11 +288,15 @@ def _kv_bytes(table: Table, layers: Floats, hidden: Floats) -> Floats:
 def _allreduce(table: Table, devices: Floats) -> tuple[Floats, Floats]:
     link = known(table.numbers("hardware.spec_link_bytes_per_s"), SOME_LINK) * SPEC_LINK_SHARE
     moved = 2 * (devices - 1) / devices  # a ring sends each byte so often
-    small = known(table.numbers("hardware.measured_allreduce_64k_s"), LINK_FLOOR_S + moved * ALLREDUCE_SMALL / link)
-    large = known(table.numbers("hardware.measured_allreduce_32m_s"), LINK_FLOOR_S + moved * ALLREDUCE_LARGE / link)
-    among_hosts, network = devices > _linked(table), NETWORK * SPEC_LINK_SHARE
-    small = np.where(among_hosts, np.maximum(small, NETWORK_FLOOR_S + moved * ALLREDUCE_SMALL / network), small)
-    large = np.where(among_hosts, np.maximum(large, NETWORK_FLOOR_S + moved * ALLREDUCE_LARGE / network), large)
+    among_hosts = devices > _linked(table)
+
+    def seconds(measured: str, size: float) -> Floats:
+        linked = known(table.numbers(measured), LINK_FLOOR_S + moved * size / link)
+        over_network = NETWORK_FLOOR_S + moved * size / (NETWORK * SPEC_LINK_SHARE)
+        return np.where(among_hosts, np.maximum(linked, over_network), linked)
+
+    small = seconds("hardware.measured_allreduce_64k_s", ALLREDUCE_SMALL)
+    large = seconds("hardware.measured_allreduce_32m_s", ALLREDUCE_LARGE)
     return small, np.maximum(large, small)
 
 

@@ -48,7 +48,7 @@ class Forecast:
     @property
     def sigma(self) -> Floats:
         """Standard deviations, shape (candidates,)."""
-        return np.maximum(self.half_width / NORMAL_90, LEAST_SIGMA)
+        return _sigma(self.half_width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,6 @@ def choose(forecast: Forecast, default: int | None, limits: Limits | None = None
 
 def _guarded(forecast: Forecast, cost: Floats, default: int, risk: float) -> Choice:
     gain = cost[default] - cost
-    harm = stats.norm.cdf((-HARM - gain) / forecast.sigma)
     best = int(np.argmin(cost))
     if best == default:
         return Choice(index=default, why="default_is_best")
@@ -129,15 +128,18 @@ def _guarded(forecast: Forecast, cost: Floats, default: int, risk: float) -> Cho
         why="best",
         gain=float(gain[taken]),
         gain_low=float(gain[taken] - forecast.half_width[taken]),
-        harm_probability=float(harm[taken]),
+        harm_probability=float(stats.norm.cdf((-HARM - gain[taken]) / forecast.sigma[taken])),
         considered=best if taken != best else None,
     )
 
 
 def least_gain(half_width: Floats, risk: float = RISK) -> Floats:
     """Return the foretold gain (log-cost) over the default from which harm is unlikelier than `risk`; at least 0."""
-    sigma = np.maximum(half_width / NORMAL_90, LEAST_SIGMA)
-    return np.maximum(sigma * stats.norm.ppf(1 - risk) - HARM, 0.0)
+    return np.maximum(_sigma(half_width) * stats.norm.ppf(1 - risk) - HARM, 0.0)
+
+
+def _sigma(half_width: Floats) -> Floats:
+    return np.maximum(half_width / NORMAL_90, LEAST_SIGMA)
 
 
 def feasible(limits: Limits | None, count: int, default: int | None = None) -> Mask:

@@ -35,7 +35,7 @@ class FittedStack:
 
     Attributes:
         absolute: which heads foretell levels; others only rank.
-        strange, known: weights on hardware that was not learnt from, and on that which was.
+        on_strange, on_known: weights on hardware that was not learnt from, and on that which was.
         hardware: names of the latter.
         missed: observed less foretold of the rows that were learnt from, where their hardware had been left out; NaN
             elsewhere, shape (rows,).
@@ -137,17 +137,11 @@ class StackHead:
             ready, target, weight = ready.take(kept), target[kept], weight[kept]
         fitted = [(h, f) for h in self.heads if (f := self._fit(h, ready, target, weight, rng)) is not None]
         heads = [head for head, _ in fitted]
-        absolute, anywhere, trusted = (
-            np.array([test(head.name) for head in heads], dtype=np.bool_)
-            for test in (
-                lambda name: name not in self.rankers,
-                lambda name: name not in self.settled,
-                lambda name: name in self.proven,
-            )
-        )
+        absolute, anywhere = ~_among(heads, self.rankers), ~_among(heads, self.settled)
+        trusted = _among(heads, self.proven)
         left = self._leave_out(heads, ready, target, weight, rng) if ready.rows >= LEAST_ROWS else None
         strange = known = weights.even(absolute, trusted if trusted.any() else anywhere)
-        missed = np.full(ready.rows, np.nan)
+        missed = np.full(len(kept), np.nan)
         if left is not None:
             everything = np.ones(len(left.rows), dtype=np.bool_)
             apart = [which if which.any() else everything for which in (left.strange, ~left.strange)]
@@ -156,13 +150,12 @@ class StackHead:
             strange = weights.learn(ready, target, left.among(apart[0]), anywhere, telling=several)
             known = weights.learn(ready, target, left.among(apart[1]))
             away = left.among(left.strange)
-            missed[away.rows] = target[away.rows] - weights.foretell(ready, away, strange)
-        everywhere = np.full(len(kept), np.nan)
-        everywhere[kept] = missed
+            at = np.flatnonzero(kept)[away.rows]
+            missed[at] = target[away.rows] - weights.foretell(ready, away, strange)
         return FittedStack(
             heads=[fit for _, fit in fitted], names=tuple(head.name for head in heads), absolute=absolute,
             on_strange=strange, on_known=known, hardware=frozenset(machines(ready).tolist()), seen=Seen.of(ready),
-            missed=everywhere,
+            missed=missed,
         )  # fmt: skip
 
     def _fit(self, head: Head, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted | None:
@@ -191,8 +184,12 @@ class StackHead:
         return LeftOutPredictions(
             rows=np.concatenate(rows), fold=np.concatenate(folds), foretold=np.concatenate(foretold, axis=1),
             distance=np.concatenate(distances), strange=np.concatenate(strange),
-            absolute=np.array([head.name not in self.rankers for head in heads]),
+            absolute=~_among(heads, self.rankers),
         )  # fmt: skip
+
+
+def _among(heads: Sequence[Head], names: frozenset[str]) -> NDArray[np.bool_]:
+    return np.array([head.name in names for head in heads], dtype=np.bool_)
 
 
 def machines(table: Table) -> Column:

@@ -99,8 +99,9 @@ def learn(
         return even(left.absolute, may)
     heads = np.arange(len(left.absolute))
     level = _select(heads[left.absolute & may], len(heads), _level_loss(table, target, left))
-    alike = even(left.absolute, may).advantage
-    advantage = _select(heads[may], len(heads), _choice_loss(table, target, left)) if telling else alike
+    advantage = even(left.absolute, may).advantage
+    if telling:
+        advantage = _select(heads[may], len(heads), _choice_loss(table, target, left))
     foretold = mix(left.foretold, _places(table, left), level, advantage)
     calibration = _calibrate(target, left, foretold)
     return Weights(

@@ -106,7 +106,7 @@ class Worker:
         if way is None:
             raise Refused(f"do is one of {', '.join(ways)}")
         try:
-            found = _finite(way(request))
+            found = finite(way(request))
         except (*UNFIT, *foreign_errors()) as error:
             raise Refused(f"{request['do']}: {type(error).__name__}: {error}") from error
         took = self._now() - begin
@@ -147,7 +147,7 @@ class Worker:
             table, ranks, [objective.parse(goal) for goal in lesson.goals], np.random.default_rng(lesson.seed)
         )
         self._brain, self._train_s = brain, self._now() - begin
-        self._say({"event": "trained", "lesson": lesson.number, **_finite(self._state({}))})
+        self._say({"event": "trained", "lesson": lesson.number, **finite(self._state({}))})
 
     def _train(self, request: Message) -> Message:
         from node.learner import objective  # noqa: PLC0415
@@ -279,15 +279,15 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _finite(said: Any) -> Any:  # noqa: ANN401 -- plain values, however they are nested
+def finite(said: Any) -> Any:  # noqa: ANN401 -- plain values, however they are nested
     """Return what is said with None for each number that JSON has not."""
     match said:
         case float():
             return said if isfinite(said) else None
-        case dict():
-            return {name: _finite(value) for name, value in said.items()}
+        case Mapping():
+            return {name: finite(value) for name, value in said.items()}
         case list() | tuple():
-            return [_finite(value) for value in said]
+            return [finite(value) for value in said]
         case _:
             return said
 
