@@ -1,4 +1,4 @@
-"""The profile of this machine: the kept one where it still holds, a new measurement where not.
+"""The profile of this machine and what its engine takes: as kept where that still holds, found out anew where not.
 
 Looks at hardware and driver, at the engine's interpreter and at the kept file, and runs the micro-benchmark; knows no
 settings and no screen. The one place where these adapters come together.
@@ -8,12 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 import trio
 
 from node.adapters import cpu, nvml, profile_file, system
+from node.adapters.engine.capabilities import probe
 from node.adapters.engine.measure import SECONDS, Interpreter, engine_threads, inspect, measure
 from node.clock import wall_us
+from node.core.capabilities import UNKNOWN, Capabilities
 from node.core.profile import METHOD, Conditions, Hardware, Measurement, Profile, Tools, differences, reason_to_measure
+from node.errors import EngineUnavailable
+
+log = structlog.get_logger(__name__)
 
 Tell = Callable[[str, float], None]  # what is being done, and how far it is from 0 to 1
 
@@ -87,6 +93,45 @@ def kept_profile(cache: Path) -> Profile:
     now = Profile(hardware=hardware_now())
     kept = profile_file.load(cache / profile_file.NAME)
     return now if kept is None or differences(kept, now) else kept
+
+
+async def find_capabilities(cache: Path, python: Path, *, again: bool = False) -> Capabilities:
+    """Return what the engine under that interpreter takes: as kept, or asked now, which takes some 15 s of a core.
+
+    Asked once for each interpreter, version of vLLM and torch, and driver. A failure means "unknown" (what every
+    version has is assumed) and is logged; the next call asks again.
+    """
+    file = cache / profile_file.CAPABILITIES_NAME
+    try:
+        engine = await inspect(python)
+        asked = _asked(engine, await trio.to_thread.run_sync(nvml.survey))
+        kept = await trio.to_thread.run_sync(profile_file.load_capabilities, file)
+        if kept is not None and kept[0] == asked and not again:
+            return kept[1]
+        cores = system.LocalMachine().cpu_cores()
+        found = await probe(engine, threads=engine_threads(cores))
+    except EngineUnavailable as error:
+        log.warning("capabilities.unknown", reason=error.message, assumed="flags that every vLLM has")
+        return UNKNOWN
+    for each in found.missing:
+        log.warning("capabilities.partly_unknown", part=each.part, reason=each.why)
+    await trio.to_thread.run_sync(profile_file.save_capabilities, file, asked, found)
+    return found
+
+
+def kept_capabilities(cache: Path, python: Path, vllm: str) -> Capabilities:
+    """Return what is known of that interpreter's vLLM of that version without asking it; UNKNOWN where nothing is.
+
+    Blocks for the disk, some ms. Another driver's are taken: what its flags are called does not turn on that.
+    """
+    kept = profile_file.load_capabilities(cache / profile_file.CAPABILITIES_NAME)
+    return kept[1] if kept is not None and (kept[0].python, kept[0].vllm) == (str(python), vllm) else UNKNOWN
+
+
+def _asked(engine: Interpreter, gpus: nvml.GpuSurvey) -> profile_file.Asked:
+    return profile_file.Asked(
+        python=str(engine.python), vllm=engine.install.vllm, torch=engine.torch, driver=gpus.driver
+    )
 
 
 async def _measure(engine: Interpreter, hardware: Hardware, tools: Tools, seconds: float, tell: Tell) -> Measurement:

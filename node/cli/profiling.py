@@ -17,15 +17,18 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from node.adapters.engine.install import describe
 from node.cli import control_client
+from node.core.capabilities import HELPER_OF, Capabilities
 from node.core.profile import BUSY_SHARE, NOISY_SPREAD, Cpu, Figure, Gpu, Hardware, Measurement, Profile
 from node.errors import EngineUnavailable, ExitCode, NodeError
-from node.machine_profile import Found, Tell, find_profile, hardware_now
+from node.machine_profile import Found, Tell, find_capabilities, find_profile, hardware_now, kept_capabilities
 from node.places import Places
 from node.settings import EngineSection
 
 ALIVE = ("preparing", "starting", "ready", "draining", "stopping")  # an engine's process has cores and memory
 TITLES = {"gemv": "GEMV", "gemm": "GEMM", "copy": "copy", "attention": "decode attention", "allreduce": "all-reduce"}
+SHOWN_WAYS = ("ngram", "ngram_gpu", "suffix", "mtp", "draft_model", "eagle", "eagle3", "medusa")  # that strategies know
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
@@ -41,9 +44,13 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A profile to be shown. `note` says why it was measured now, or why it has no figures; `failed`: the latter."""
+    """A profile to be shown. `note` says why it was measured now, or why it has no figures; `failed`: the latter.
+
+    `capabilities` are the engine's; None where this node has no engine of its own, or it cannot be run.
+    """
 
     profile: Profile
+    capabilities: Capabilities | None = None
     reused: bool = False
     note: str = ""
     remedy: str = ""
@@ -55,9 +62,11 @@ def show_profile(where: Places, wish: Wish) -> int:
     outcome = find_out(where, wish)
     if wish.as_json:
         content = msgspec.to_builtins(outcome.profile)
-        click.echo(json.dumps({**content, "reused": outcome.reused, "note": outcome.note}, indent=2))
+        engine = msgspec.to_builtins(outcome.capabilities) if outcome.capabilities is not None else None
+        more = {"capabilities": engine, "reused": outcome.reused, "note": outcome.note}
+        click.echo(json.dumps({**content, **more}, indent=2))
     else:
-        for line in _lines(outcome.profile):
+        for line in (*_lines(outcome.profile), *_engine_lines(outcome.capabilities)):
             click.echo(line)
     if outcome.failed:
         click.secho(f"not measured: {outcome.note}", err=True, fg="red")
@@ -79,24 +88,31 @@ def find_out(where: Places, wish: Wish) -> Outcome:
             click.echo("a node runs here with its engine: the figures are taken beside it, and marked", err=True)
         click.echo(f"measuring: {why}", err=True)
 
-    async def found(tell: Tell) -> Found:
-        return await find_profile(
+    python = Path(wish.engine.python or sys.executable)
+
+    async def found(tell: Tell) -> tuple[Found, Capabilities]:
+        it = await find_profile(
             where.cache,
-            Path(wish.engine.python or sys.executable),
+            python,
             engine_running=running,
             announce=announce,
             tell=tell,
             again=wish.again,
             seconds=wish.seconds,
         )
+        if it.reused:  # what is kept is shown at once
+            install = await describe(python)
+            return it, await trio.to_thread.run_sync(kept_capabilities, where.cache, python, install.vllm)
+        tell("asking vLLM what it takes", 1.0)
+        return it, await find_capabilities(where.cache, python, again=wish.again)
 
     try:
         with _progress() as tell:
-            it = trio.run(found, tell)
+            it, capabilities = trio.run(found, tell)
     except EngineUnavailable as error:
         profile = Profile(hardware=hardware_now())
         return Outcome(profile=profile, note=error.message, remedy=error.remedy, failed=True)
-    return Outcome(profile=it.profile, reused=it.reused, note=it.note)
+    return Outcome(profile=it.profile, capabilities=capabilities, reused=it.reused, note=it.note)
 
 
 def _engine_runs(where: Places) -> bool:
@@ -150,6 +166,37 @@ def _lines(profile: Profile) -> Iterator[str]:
     yield from _doubts(profile.measurement)
     yield ""
     yield from _table(profile.measurement)
+
+
+def _engine_lines(found: Capabilities | None) -> Iterator[str]:
+    if found is None:
+        return
+    yield ""
+    if not found.known:
+        yield "engine    what it takes is not known yet; --again asks it"
+        return
+    yield f"engine    {found.engine} on {found.platform or 'an unknown platform'}, {len(found.options)} options"
+    unasked = found.defaults
+    words = [
+        f"{unasked.max_num_seqs} sequences at once" if unasked.max_num_seqs else "",
+        f"{unasked.max_num_batched_tokens} tokens a step" if unasked.max_num_batched_tokens else "",
+        _switched("prefix caching", unasked.prefix_caching),
+        _switched("chunked prefill", unasked.chunked_prefill),
+        _switched("async scheduling", unasked.async_scheduling),
+    ]
+    yield f"unasked   {', '.join(word for word in words if word)}"
+    ways = [
+        way if found.drafts(way) else f"{way} (needs {HELPER_OF[way]})" for way in SHOWN_WAYS if way in found.methods
+    ]
+    yield f"drafts    {', '.join(ways) or 'none'}"
+    if formats := found.choices.get("kv-cache-dtype"):
+        yield f"cache     {', '.join(formats)}"
+    for each in found.missing:
+        yield f"   note: {each.part} could not be asked for: {each.why}"
+
+
+def _switched(what: str, on: bool | None) -> str:
+    return "" if on is None else f"{what} {'on' if on else 'off'}"
 
 
 def _cpu_words(found: Cpu) -> str:

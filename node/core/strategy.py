@@ -36,6 +36,8 @@ EXTERNAL_MARK = "external"  # an engine that is not ours to configure
 
 SELF_DRAFTING = frozenset({"ngram", "ngram_gpu", "suffix", "mtp"})  # propose from the prompt or the model itself
 DRAFTED = frozenset({"draft_model", "eagle", "eagle3", "medusa"})  # need a second set of weights
+ASYNC_DRAFTING = frozenset({"ngram_gpu", "mtp", "draft_model", "eagle", "eagle3"})  # those that async scheduling takes
+COUNTED_EXTRA = frozenset({"block-size", "max-num-active-seqs"})  # keys of engine_extra whose value is a whole number
 LOSSY_KV = ("fp8", "int8", "int4", "nvfp4", "turboquant", "ultraquant")  # families that round the cache
 
 
@@ -188,11 +190,15 @@ def _name_parts(strategy: Strategy) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Where a strategy is to run. None where it is not known: rules that need it then stay silent."""
+    """Where a strategy is to run. None where it is not known: rules that need it then stay silent.
+
+    `heads` are the model's attention heads.
+    """
 
     build: Build
     max_model_len: int | None = None
     gpus: int | None = None
+    heads: int | None = None
 
 
 def _draft_model(strategy: Strategy) -> str | None:
@@ -217,6 +223,35 @@ def _draft_mismatch(strategy: Strategy, _: Setting) -> bool:
 def _too_few_gpus(strategy: Strategy, setting: Setting) -> bool:
     wanted = strategy.devices
     return setting.build == "cuda" and setting.gpus is not None and wanted > setting.gpus
+
+
+def _uneven_heads(strategy: Strategy, setting: Setting) -> bool:
+    return setting.heads is not None and setting.heads % (strategy.tensor_parallel or 1) != 0
+
+
+def _threshold_too_long(strategy: Strategy, setting: Setting) -> bool:
+    threshold, longest = strategy.long_prefill_token_threshold, setting.max_model_len
+    return threshold is not None and longest is not None and threshold > longest
+
+
+def _uncountable_extra(strategy: Strategy, _: Setting) -> bool:
+    return any(key in COUNTED_EXTRA and _count(value) is None for key, value in strategy.engine_extra)
+
+
+def _more_active_than_seqs(strategy: Strategy, _: Setting) -> bool:
+    active = _count(dict(strategy.engine_extra).get("max-num-active-seqs", ""))
+    return active is not None and strategy.max_num_seqs is not None and active > strategy.max_num_seqs
+
+
+def _async_with_this_drafting(strategy: Strategy, _: Setting) -> bool:
+    asked = ("async-scheduling", "yes") in strategy.engine_extra
+    return asked and strategy.speculation is not None and strategy.speculation.method not in ASYNC_DRAFTING
+
+
+def _count(text: str) -> int | None:
+    """Return the whole number from 1 to MAX_COUNT that an engine's flag would read; None where it is none."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_COUNT)) else 0
+    return number if 1 <= number <= MAX_COUNT else None
 
 
 Rule = tuple[Callable[[Strategy, Setting], bool], str]
@@ -257,6 +292,20 @@ RULES: tuple[Rule, ...] = (
         "parallelism divides a model over GPUs; the CPU engine runs in one process",
     ),
     (_too_few_gpus, "tensor_parallel times pipeline_parallel needs as many GPUs"),
+    (_uneven_heads, "tensor_parallel gives each GPU as many attention heads: it must divide the model's"),
+    (_threshold_too_long, "long_prefill_token_threshold above max_model_len does not start"),
+    (_uncountable_extra, f"engine_extra needs a whole number for {' and '.join(sorted(COUNTED_EXTRA))}"),
+    (_more_active_than_seqs, "engine_extra.max-num-active-seqs above max_num_seqs does not start"),
+    (
+        _async_with_this_drafting,
+        f"async scheduling speculates with these methods only: {', '.join(sorted(ASYNC_DRAFTING))}",
+    ),
+    (
+        lambda strategy, setting: (
+            setting.build == "cpu" and strategy.speculation is not None and strategy.speculation.method == "ngram_gpu"
+        ),
+        "speculation by ngram_gpu looks its n-grams up on a GPU",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""The strategies that are worth a trial on an engine, the likeliest first.
+"""The strategies that are worth a trial on an engine, the likeliest first: a view of the action space.
 
 Knows which of the engine's choices tell strategies apart; what of it an engine can really do is probed by trying:
 a strategy that does not build leaves a record of that, and costs seconds.
@@ -6,12 +6,11 @@ a strategy that does not build leaves a record of that, and costs seconds.
 
 from collections.abc import Iterator
 
-from node.core.strategy import DEFAULT, Setting, Speculation, Strategy, objections
+from node.core.action_space import DRAFT_TOKENS, classic, speculating
+from node.core.dimensions import BATCH, BY_NAME, MIN_CHUNK, chunk
+from node.core.engine_defaults import Place
+from node.core.strategy import Setting, Speculation, Strategy, objections
 
-BATCH = 16  # sequences decoded together where the question is batching or not: more than any trial's load has
-CHUNKS = 4  # a prompt of full length is split into so many; at least MIN_CHUNK
-MIN_CHUNK = 128
-DRAFT_TOKENS = 4  # per step: acceptance falls with each further one
 WIDE_DRAFT = 8
 CUDA_BATCHES = (32, 256)
 
@@ -21,63 +20,28 @@ def candidates(setting: Setting, *, max_model_len: int, wide: bool = False) -> t
 
     The eight combinations of batching, prefix caching and chunked prefill, and speculation on top of all three.
     `wide` adds number formats of the cache, longer drafts, other batches and budgets and the ways to divide a model
-    over GPUs. What is known to be impossible there is left out.
+    over GPUs. What is known to be impossible there is left out. Books of trials are kept by these: their order stays.
     """
-    chunk = max(max_model_len // CHUNKS, MIN_CHUNK)
-    found = [*_classic(max_model_len, chunk), *(_wide(setting, chunk) if wide else ())]
-    place = Setting(build=setting.build, max_model_len=max_model_len, gpus=setting.gpus)
-    return tuple(dict.fromkeys(strategy for strategy in found if not objections(strategy, place)))
+    place = Place(build=setting.build, max_model_len=max_model_len, gpus=setting.gpus or 0, heads=setting.heads)
+    found = [*classic(max_model_len), *(_wide(place) if wide else ())]
+    judged = Setting(build=setting.build, max_model_len=max_model_len, gpus=setting.gpus, heads=setting.heads)
+    return tuple(dict.fromkeys(strategy for strategy in found if not objections(strategy, judged)))
 
 
-def _classic(longest: int, chunk: int) -> Iterator[Strategy]:
-    yield DEFAULT
-    yield _speculating(chunk, DRAFT_TOKENS)
-    for prefix, chunked, batched in _COMBINATIONS:
-        yield Strategy(
-            prefix_caching=prefix,
-            chunked_prefill=chunked,
-            max_num_batched_tokens=chunk if chunked else longest,
-            max_num_seqs=BATCH if batched else 1,
-        )
-
-
-# All three first and none last: a budget that ends early still has the strategies that people run.
-_COMBINATIONS = (
-    (True, True, True),
-    (False, False, True),
-    (True, False, True),
-    (False, True, True),
-    (False, False, False),
-    (True, False, False),
-    (True, True, False),
-    (False, True, False),
-)
-
-
-def _speculating(chunk: int, tokens: int) -> Strategy:
-    return Strategy(
-        prefix_caching=True,
-        chunked_prefill=True,
-        max_num_batched_tokens=chunk,
-        max_num_seqs=BATCH,
-        speculation=Speculation(method="ngram", tokens=tokens),
-    )
-
-
-def _wide(setting: Setting, chunk: int) -> Iterator[Strategy]:
-    yield _speculating(chunk, WIDE_DRAFT)
-    yield Strategy(kv_cache_dtype="fp8")
-    yield Strategy(max_num_batched_tokens=max(chunk // 2, MIN_CHUNK), max_num_seqs=BATCH)
+def _wide(place: Place) -> Iterator[Strategy]:
+    budget = chunk(place.max_model_len)
+    yield speculating(budget, WIDE_DRAFT)
+    yield BY_NAME["cache number format"].choices(place)[0]
+    yield Strategy(max_num_batched_tokens=max(budget // 2, MIN_CHUNK), max_num_seqs=BATCH)
     yield Strategy(speculation=Speculation(method="ngram", tokens=DRAFT_TOKENS))
-    if setting.build == "cuda":
-        yield from (Strategy(max_num_seqs=batch) for batch in CUDA_BATCHES)
-        yield Strategy(compile=False)
-        yield Strategy(weight_quantization="fp8")
-        yield Strategy(engine_extra=(("async-scheduling", "no"),))
-        width = 2
-        while width <= (setting.gpus or 1):
-            yield Strategy(tensor_parallel=width)
-            yield Strategy(pipeline_parallel=width)
-            width *= 2
-    else:
-        yield Strategy(engine_extra=(("block-size", "32"),))
+    if place.build == "cpu":
+        yield BY_NAME["cache block size"].choices(place)[0]
+        return
+    yield from (Strategy(max_num_seqs=batch) for batch in CUDA_BATCHES)
+    for name in ("compilation", "weight quantisation", "async scheduling"):
+        yield BY_NAME[name].choices(place)[0]
+    for tensor, pipeline in zip(
+        BY_NAME["tensor parallelism"].choices(place), BY_NAME["pipeline parallelism"].choices(place), strict=True
+    ):
+        yield tensor
+        yield pipeline

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.adapters.engine.install import EngineInstall, clean_environment
+from node.core.capabilities import UNKNOWN, Capabilities
 from node.core.engine_flags import engine_flags
 from node.ports import Endpoint, LaunchPlan
 
@@ -40,6 +41,7 @@ class Launch:
         offline: whether the model is a local folder, so that no hub is ever asked.
         kv_cache_bytes: None leaves it to the engine.
         threads: of OpenMP, on CPU.
+        capabilities: of the engine's version: how it spells flags.
     """
 
     command: tuple[str, ...]
@@ -51,6 +53,7 @@ class Launch:
     threads: int = 1
     trust_remote_code: bool = False
     allow_remote_media: bool = False
+    capabilities: Capabilities = UNKNOWN
 
 
 def arguments(plan: LaunchPlan, launch: Launch) -> tuple[str, ...]:
@@ -79,7 +82,7 @@ def arguments(plan: LaunchPlan, launch: Launch) -> tuple[str, ...]:
     build = launch.install.build if launch.install else "cpu"
     if build == "cpu":
         line += ["--distributed-executor-backend", "uni"]  # one process is enough, and starts sooner
-    return (*line, *engine_flags(plan.strategy, build), *plan.extra_arguments)
+    return (*line, *engine_flags(plan.strategy, build, launch.capabilities), *plan.extra_arguments)
 
 
 def environment(plan: LaunchPlan, launch: Launch, inherited: Mapping[str, str]) -> dict[str, str]:

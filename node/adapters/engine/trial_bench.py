@@ -22,6 +22,7 @@ from node.adapters.engine.command import Launch, environment
 from node.adapters.engine.install import SCRIPTS, EngineInstall, describe
 from node.adapters.engine.model_content import load_format, local_folder
 from node.adapters.engine.vllm import CORES_KEPT
+from node.core.capabilities import UNKNOWN, Capabilities
 from node.core.engine_flags import engine_flags
 from node.core.strategy import Strategy
 from node.core.trial_plan import Failure
@@ -59,6 +60,7 @@ class BenchSetup:
     threads: int
     trust_remote_code: bool = False
     load_format: str | None = None  # how weights are loaded, where the operator's own flags say it
+    capabilities: Capabilities = UNKNOWN  # of that vLLM: how it spells flags
     scripts: Path = SCRIPTS
     inherited: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
@@ -250,7 +252,7 @@ def flags(setup: BenchSetup, strategy: Strategy) -> list[str]:
         line.append("--trust-remote-code")
     if setup.install.build == "cpu":
         line += ["--distributed-executor-backend", "uni"]
-    return [*line, *engine_flags(strategy, setup.install.build)]
+    return [*line, *engine_flags(strategy, setup.install.build, setup.capabilities)]
 
 
 def _order_line(name: str, order: Order, setup: BenchSetup) -> dict[str, Any]:

@@ -8,16 +8,21 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+
+import trio
 
 from node.adapters.engine import embedded_model, leftovers, model_folder
 from node.adapters.engine.command import SERVER_MODULE, Launch, arguments, environment
 from node.adapters.engine.guarded import GuardedProcess, Order, guarded
 from node.adapters.engine.install import EngineInstall, check_python, describe
 from node.adapters.engine.leftovers import Mark
+from node.core.capabilities import UNKNOWN, Capabilities
+from node.core.engine_flags import lacking
 from node.core.strategy import Setting, objections
 from node.errors import EngineUnavailable
 from node.ports import Endpoint, EngineExit, LaunchPlan, Machine
@@ -34,11 +39,12 @@ class VllmSetup:
     Attributes:
         python: the interpreter of the environment that holds vLLM.
         command: what to run in place of `python -m vllm...`; it gets the same flags. Its first part is a path.
-        logs: folder of `engine.log` and its rotated elders.
+        logs: folder of `engine.log` and its rotated elders; of a second engine beside the first, `engine-2.log`.
         work: folder of the engines' scratch folders; its name is one of the marks that leftovers are found by.
         cache: folder that the embedded model is unpacked into.
         tag: the data folder's name in the environment of every process that belongs to it; no dot in it.
         port: 0 takes any free one.
+        capabilities: what is known of vLLM of that version without asking it; may block for the disk.
     """
 
     python: Path
@@ -52,6 +58,7 @@ class VllmSetup:
     allow_remote_media: bool = False
     log_bytes: int = 10 << 20
     log_files: int = 3  # beside the current one
+    capabilities: Callable[[str], Capabilities] = lambda _: UNKNOWN
     inherited: dict[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
 
@@ -95,22 +102,23 @@ class VllmLauncher:
         self._setup = setup
         self._machine = machine
         self._launches = 0
+        self._logs: set[str] = set()  # names of the logs that are being written
         self._swept = False
 
     async def prepare(self, plan: LaunchPlan, *, tell: Callable[[str], None]) -> None:
         """End what an earlier run left, and unpack the embedded model where the plan wants it."""
         if not self._swept:
-            if count := await self.sweep():
-                tell(f"ended {count} engine processes that an earlier run had left")
+            if found := await self.sweep():
+                tell(f"ended {found} engine processes that an earlier run had left")
             self._swept = True
         if plan.model == embedded_model.EMBEDDED:
             await embedded_model.unpack(self._setup.python, self._setup.cache, tell=tell)
 
     async def sweep(self) -> int:
         """End every process that carries this data folder's mark; return how many there were."""
-        count = await leftovers.end(Mark(tag=self._setup.tag, folder=self._setup.work))
+        found = await leftovers.end(Mark(tag=self._setup.tag, folder=self._setup.work))
         shutil.rmtree(self._setup.work, ignore_errors=True)
-        return count
+        return found
 
     @asynccontextmanager
     async def launch(self, plan: LaunchPlan) -> AsyncIterator[VllmProcess]:
@@ -124,19 +132,23 @@ class VllmLauncher:
             self._setup.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise EngineUnavailable(f"cannot make the engine's folders: {error}") from error
+        # Two that live at once (a switch) must not rotate each other's log away, nor be blamed for each other's lines.
+        log = next(each for each in _log_names() if each not in self._logs)
         order = Order(
             arguments=arguments(plan, launch),
             environment=environment(plan, launch, self._setup.inherited),
             folder=folder,
-            log=self._setup.logs / "engine.log",
+            log=self._setup.logs / log,
             log_bytes=self._setup.log_bytes,
             log_files=self._setup.log_files,
             tag=f"{self._setup.tag}.{name}",
         )
+        self._logs.add(log)
         try:
             async with guarded(order) as guarding:
                 yield VllmProcess(guarding, launch.endpoint)
         finally:
+            self._logs.discard(log)
             shutil.rmtree(folder, ignore_errors=True)
 
     async def _decide(self, plan: LaunchPlan) -> Launch:
@@ -150,7 +162,12 @@ class VllmLauncher:
             build=build,
             max_model_len=plan.max_model_len or (shape.max_length if shape else None),
         )
-        if wrong := objections(plan.strategy, setting):
+        capabilities = UNKNOWN
+        if install is not None:
+            capabilities = await trio.to_thread.run_sync(self._setup.capabilities, install.vllm)
+        # Where vLLM was not asked yet, it judges its flags itself.
+        unheard = lacking(plan.strategy, build, capabilities) if capabilities.known else ()
+        if wrong := (*objections(plan.strategy, setting), *unheard):
             raise EngineUnavailable(
                 f"the strategy {plan.strategy.name} cannot run here: {'; '.join(wrong)}",
                 remedy="Change [engine.strategy], or leave it out for the engine's own defaults.",
@@ -166,6 +183,7 @@ class VllmLauncher:
             threads=max(self._machine.cpu_cores() - CORES_KEPT, 1),
             trust_remote_code=self._setup.trust_remote_code,
             allow_remote_media=self._setup.allow_remote_media,
+            capabilities=capabilities,
         )
 
     def _model(self, plan: LaunchPlan) -> tuple[str, bool, model_folder.ModelShape | None]:
@@ -199,6 +217,12 @@ class VllmLauncher:
                 f"the engine's port {HOST}:{self._setup.port} cannot be had: {error.strerror}",
                 remedy="Stop what listens there, or leave the engine's port to the node.",
             ) from error
+
+
+def _log_names() -> Iterator[str]:
+    yield "engine.log"
+    for number in count(2):
+        yield f"engine-{number}.log"
 
 
 def _looks_local(model: str) -> bool:
