@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,11 +24,12 @@ from node.adapters.engine.model_content import model_of
 from node.adapters.engine.trial_bench import BenchSetup, bench_setup, open_bench
 from node.adapters.system import LocalMachine, node_lock
 from node.adapters.trial_file import TrialFile
+from node.adapters.trial_spending import SpendingFile
 from node.core.own_records import Setting
 from node.core.profile import Profile
 from node.core.profile_record import benchmark_on_wire, hardware_on_wire
 from node.errors import EngineUnavailable
-from node.machine_profile import find_profile, hardware_now, kept_profile
+from node.machine_profile import find_profile, hardware_now, kept_capabilities, kept_profile
 from node.places import Places
 from node.ports import LaunchPlan
 from node.trial_ports import Bench, TrialHands, Workshop
@@ -37,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 RUN_BYTES: Final = 8
 VLLM: Final = "vllm"
+SPENT: Final = "trials-spent.json"  # in the data folder: each node has a budget of its own
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:/-]{0,63}")
 
 Say = Callable[[str], None]
@@ -44,7 +47,11 @@ Say = Callable[[str], None]
 
 def trial_hands(*, python: Path, plan: LaunchPlan, where: Places) -> TrialHands:
     """Return them for the engine that the plan means, under that interpreter."""
-    return TrialHands(prepare=partial(_prepare, python, plan, where), mint=lambda: os.urandom(RUN_BYTES).hex())
+    return TrialHands(
+        prepare=partial(_prepare, python, plan, where),
+        mint=lambda: os.urandom(RUN_BYTES).hex(),
+        spending=SpendingFile(where.data / SPENT),
+    )
 
 
 def kept_setting(*, python: Path, plan: LaunchPlan, where: Places) -> Callable[[], Awaitable[Setting]]:
@@ -65,6 +72,8 @@ def kept_setting(*, python: Path, plan: LaunchPlan, where: Places) -> Callable[[
 async def _prepare(python: Path, plan: LaunchPlan, where: Places, say: Say) -> Workshop:
     say("looking at the engine")
     setup = await bench_setup(python, plan, cache=where.cache / "models", machine=LocalMachine(), tell=say)
+    known = await trio.to_thread.run_sync(kept_capabilities, where.cache, python, setup.install.vllm)
+    setup = replace(setup, capabilities=known)
     engine = await inspect(python)
     gpu = await trio.to_thread.run_sync(nvml.survey)
     trials = where.cache / "trials"  # in the cache, which nodes may share: it can all be made again

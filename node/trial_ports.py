@@ -155,6 +155,25 @@ class Workshop:
     setting: Callable[[], Awaitable[Setting]]
 
 
+Span = tuple[float, float]
+
+
+class Spending(Protocol):
+    """Where the spans of the last day are kept. Times are seconds ago, so that no clock has to outlive the process."""
+
+    async def read(self) -> Sequence[Span]:
+        """Return the spans that are kept, (began, ended) each; none where nothing can be read."""
+        ...
+
+    async def write(self, spans: Sequence[Span]) -> None:
+        """Keep these in place of the others.
+
+        Raises:
+            node.errors.Unavailable: the disk refused.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialHands:
     """What a node can do about trials.
@@ -162,7 +181,9 @@ class TrialHands:
     Attributes:
         prepare: finds out what trials would be made with now, telling progress in words. Raises EngineUnavailable.
         mint: names for runs that nobody had before.
+        spending: keeps what was spent of the day's budget over a restart; None: nothing does.
     """
 
     prepare: Callable[[Callable[[str], None]], Awaitable[Workshop]]
     mint: Callable[[], str]
+    spending: Spending | None = None

@@ -213,6 +213,7 @@ class Workload:
         concurrency_milli: requests in flight, on average; absent where `requests_per_s_milli` drives the load.
         burstiness_ppm: standard deviation of the gaps between arrivals, of their mean: 10^6 for a Poisson process.
         streaming_ppm: of the requests.
+        copy_ppm: words of the answers that stood once before behind the same two words, in their own prompt or answer.
     """
 
     kind: Annotated[str | None, _WORD] = None
@@ -229,6 +230,7 @@ class Workload:
     requests_per_s_milli: Annotated[int | None, _SCALED] = None
     burstiness_ppm: Annotated[int | None, _SCALED] = None
     streaming_ppm: Annotated[int | None, _SHARE] = None
+    copy_ppm: Annotated[int | None, _SHARE] = None
     unknown: Unknown = field(default_factory=no_unknown, hash=False)
 
 

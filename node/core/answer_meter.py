@@ -2,8 +2,9 @@
 
 Knows no engine, no clock and no text. It is called for every piece of every answer, so it does next to nothing there:
 it keeps references to the last pieces, counts the ends of events and compares a gap. Numbers are looked for once, at
-the end. Where an answer does not tell its usage, its tokens are estimated: one for each event of a stream. Engines put
-several tokens into one event when they speculate or fall behind, so the estimate is the least that it can have been.
+the end; so is, of a sampled answer, how much of it repeats, for which its first pieces are kept until then. Where an
+answer does not tell its usage, its tokens are estimated: one for each event of a stream. Engines put several tokens
+into one event when they speculate or fall behind, so the estimate is the least that it can have been.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from node.core.copying import ANSWER_BYTES, copied_ppm
 from node.core.endpoints import Dialect
 from node.core.prompt import Headers
 
@@ -46,6 +48,7 @@ class Measured:
         prompt_tokens: None where the answer does not tell.
         output_tokens: told, or estimated; None where it is neither.
         told: whether `output_tokens` is what the answer says.
+        copied: how much of it repeats, in ppm (`node.core.copying`); None of those that are not sampled.
     """
 
     streamed: bool
@@ -56,19 +59,23 @@ class Measured:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     told: bool = False
+    copied: int | None = None
 
 
 class AnswerMeter:
     """Fed with an answer's pieces in order. Times are seconds of one clock."""
 
     __slots__ = (
-        "_away", "_began", "_content_at", "_dialect", "_events", "_first_events", "_last", "_pieces", "_preludes",
-        "_stall", "_status", "_streamed",
+        "_away", "_began", "_body", "_content_at", "_dialect", "_events", "_first", "_first_events", "_last", "_pieces",
+        "_preludes", "_room", "_stall", "_status", "_streamed",
     )  # fmt: skip
 
-    def __init__(self, *, began: float, dialect: Dialect) -> None:
-        """Begin when the engine is asked."""
+    def __init__(self, *, began: float, dialect: Dialect, body: bytes | None = None) -> None:
+        """Begin when the engine is asked. Given the request's body, it is told how much of the answer repeats."""
         self._began = self._last = began
+        self._body = body
+        self._first: list[bytes] = []  # pieces, as far as they are looked at for what repeats
+        self._room = 0 if body is None else ANSWER_BYTES
         self._dialect = dialect
         self._status = 0
         self._streamed = False
@@ -91,6 +98,9 @@ class AnswerMeter:
     def piece(self, data: bytes, asked: float, now: float) -> None:
         """Take the next bytes, which were asked for at `asked` and are here `now`; not the empty ones at the end."""
         self._pieces.append(data)
+        if self._room > 0:
+            self._first.append(data)
+            self._room -= len(data)
         self._away += asked - self._last
         self._last = now
         if self._content_at is not None:
@@ -99,6 +109,11 @@ class AnswerMeter:
                 self._stall = now - asked
         elif self._streamed:
             self._look_for_content(data, now)
+
+    @property
+    def began(self) -> float:
+        """When the engine was asked."""
+        return self._began
 
     @property
     def failed(self) -> bool:
@@ -117,8 +132,9 @@ class AnswerMeter:
         prompt, told = _last_number(_PROMPT, tail), _last_number(_OUTPUT, tail)
         if not self._streamed:
             return Measured(
-                streamed=False, latency=_us(took), prompt_tokens=prompt, output_tokens=told, told=told is not None
-            )
+                streamed=False, latency=_us(took), prompt_tokens=prompt, output_tokens=told, told=told is not None,
+                copied=self._copied(),
+            )  # fmt: skip
         if self._content_at is None:
             return None  # a stream without content: nothing was generated
         events = self._first_events + max(self._events - self._trailing(tail), 0)
@@ -132,7 +148,16 @@ class AnswerMeter:
             prompt_tokens=prompt,
             output_tokens=tokens,
             told=told is not None,
+            copied=self._copied(),
         )
+
+    def _copied(self) -> int | None:
+        body, self._body = self._body, None
+        if body is None:
+            return None
+        first = b"".join(self._first)[:ANSWER_BYTES]
+        self._first.clear()
+        return copied_ppm(body, first, dialect=self._dialect, streamed=self._streamed)
 
     def _look_for_content(self, data: bytes, now: float) -> None:
         if self._dialect is not Dialect.OPENAI:

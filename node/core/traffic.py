@@ -1,7 +1,7 @@
-"""What goes on at the engine: who is being answered, and one window of answers over it, which becomes a record.
+"""What goes on at the engine: who is being answered, a watch over all of it, and one window, which becomes a record.
 
-Knows no clock, no record and nothing of what is said: of an answer it keeps eight numbers, for an hour at most. A
-window belongs to one model under one strategy in one engine's life; when that ends, the window does.
+Knows no clock, no record and nothing of what is said: of an answer it keeps ten numbers, for two hours at most. A
+window belongs to one model under one strategy in one engine's life; when that ends, the window does. The watch goes on.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,18 @@ from enum import Enum
 from typing import Final
 
 from node.core.answer_meter import AnswerMeter, Measured, one_sequence
+from node.core.copying import telling
 from node.core.endpoints import find
 from node.core.engine_state import EngineSnapshot
 from node.core.prompt import Prompt
+from node.core.workload import Timed, WorkloadWatch
 
 LEAST_ANSWERS: Final = 30  # a p95 has one or two of them beyond it; and one answer cannot be told from the rest
 MOST_ANSWERS: Final = 256  # figures get no better for more, and memory is bounded
 SPAN: Final = 600.0  # s from a window's first arrival: long against bursts, short against a day's moods
+FEWEST: Final = 10  # of a window that is ended on purpose: no figure is over fewer
+SAMPLED: Final = 8  # of so many answers, one is looked at for what it repeats: up to 2 ms, which others wait
+SAMPLED_AT_ONCE: Final = 16  # of those that run: each keeps the first 64 KiB of its answer until its end
 LONGEST: Final = 3600.0  # s after which too few are given up: they would mix a morning's with an evening's
 TELLING: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 
@@ -88,6 +93,7 @@ class Window:
         began: the loop's time of the first arrival; None before it.
         busy: seconds in which at least one prompt was at the engine.
         over: the life that it belongs to has ended.
+        hurried: it is to end now, with few answers too.
     """
 
     life: Life
@@ -97,11 +103,12 @@ class Window:
     began: float | None = None
     busy: float = 0.0
     over: bool = False
+    hurried: bool = False
 
     def verdict(self, now: float) -> Verdict:
         """Decide whether it has enough, may get it yet, or never will."""
-        enough = len(self.answers) >= LEAST_ANSWERS
-        if self.over:
+        enough = len(self.answers) >= (FEWEST if self.hurried else LEAST_ANSWERS)
+        if self.over or self.hurried:
             return Verdict.KEEP if enough else Verdict.DROP
         if len(self.answers) >= MOST_ANSWERS:
             return Verdict.KEEP
@@ -112,18 +119,28 @@ class Window:
         return Verdict.DROP if now >= self.began + LONGEST else Verdict.GO_ON
 
 
-class Traffic:
-    """Counts who is at the engine, and fills the window that is open, if one is.
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    life: Life
+    body_bytes: int
+    sampled: bool
 
-    `on_full` is called when a window has all it can get, within `begin` or `end`: it returns at once.
+
+class Traffic:
+    """Counts who is at the engine, tells the watch, and fills the window that is open, if one is.
+
+    `on_full` is called when a window has all it can get, within `begin`, `end` or `hurry`: it returns at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: WorkloadWatch | None = None) -> None:
+        self.watch = watch if watch is not None else WorkloadWatch()
         self.window: Window | None = None
         self.on_full: Callable[[], None] = _nobody
         self._running = 0
         self._counted_to = 0.0
-        self._lives: dict[AnswerMeter, Life] = {}  # of those that are measured; as many as run
+        self._asked: dict[AnswerMeter, _Asked] = {}  # of those that are measured; as many as run
+        self._measured = 0  # how many ever were
+        self._sampled = 0  # of those that run
 
     @property
     def running(self) -> int:
@@ -142,6 +159,14 @@ class Traffic:
         window, self.window = self.window, None
         return window
 
+    def hurry(self) -> bool:
+        """End the open window with what it has; return whether there is one."""
+        if self.window is None:
+            return False
+        self.window.hurried = True
+        self.on_full()
+        return True
+
     def look(self, snapshot: EngineSnapshot) -> None:
         """Notice whether the life that the open window belongs to is over."""
         window = self.window
@@ -159,31 +184,56 @@ class Traffic:
             return None
         self._count_busy(now)
         self._running += 1
-        meter = AnswerMeter(began=now, dialect=route.dialect)
-        life = life_of(snapshot)
+        self.watch.arrived(now)
+        measured = one_sequence(prompt.body)
+        sampled = measured and self._to_be_sampled(prompt.body)
+        meter = AnswerMeter(began=now, dialect=route.dialect, body=prompt.body if sampled else None)
+        if measured:
+            self._asked[meter] = _Asked(life_of(snapshot), len(prompt.body), sampled)
         self.look(snapshot)
         window = self.window
         if window is not None and not window.over:
             window.arrivals.note(now)
             if window.began is None:
                 window.began = now
-        if one_sequence(prompt.body):
-            self._lives[meter] = life
         return meter
 
     def end(self, meter: AnswerMeter, ending: Ending, now: float) -> None:
         """Note how an answer ended."""
         self._count_busy(now)
         self._running -= 1
-        life, window = self._lives.pop(meter, None), self.window
-        if window is None or life != window.life or ending is Ending.LEFT:
+        self.watch.gone(now)
+        asked, window = self._asked.pop(meter, None), self.window
+        if asked is None:
             return
+        self._sampled -= asked.sampled
+        if ending is Ending.LEFT:
+            return
+        own = window if window is not None and asked.life == window.life else None
         if ending is Ending.BROKEN or meter.failed:
-            window.failures += 1
-        elif len(window.answers) < MOST_ANSWERS and (measured := meter.measured()) is not None:
+            self.watch.failed(now)
+            if own is not None:
+                own.failures += 1
+        elif (measured := meter.measured()) is not None:
+            strategy, size = asked.life.strategy, asked.body_bytes
+            self.watch.answered(
+                Timed(began=meter.began, at=now, strategy=strategy, measured=measured, asked_bytes=size)
+            )
+            if own is not None:
+                self._take(own, measured)
+
+    def _take(self, window: Window, measured: Measured) -> None:
+        if len(window.answers) < MOST_ANSWERS:
             window.answers.append(measured)
             if len(window.answers) == MOST_ANSWERS:
                 self.on_full()
+
+    def _to_be_sampled(self, body: bytes) -> bool:
+        self._measured += 1
+        if self._measured % SAMPLED != 1 or self._sampled >= SAMPLED_AT_ONCE or not telling(body):
+            return False
+        self._sampled += 1
+        return True
 
     def _count_busy(self, now: float) -> None:
         if self._running and self.window is not None:

@@ -20,8 +20,10 @@ from node.core.engine_counters import Counters, share_ppm
 from node.core.observation import to_wire_strategy
 from node.core.own_records import Compose, Setting
 from node.core.strategy import Strategy
-from node.core.traffic import Window
+from node.core.traffic import FEWEST, Window
 from node.core.trial_outcome import Spread, spread
+from node.core.workload import Description
+from node.core.workloads import Lengths
 from protocol import performance as wire
 
 MILLI: Final = 1000
@@ -30,8 +32,8 @@ MICRO: Final = 1_000_000
 PERCENT_PPM: Final = 10_000
 DIGITS: Final = 2  # of what is told of prompts
 DIGITS_OF_SPEED: Final = 3  # of the throughput, which is made of rough figures, and of the time that it is over
-FEWEST: Final = 10  # answers that a figure is over
 ALIKE: Final = 1.5  # how far the mean prompt of those that stream may be from that of all
+FAILURES: Final = frozenset({wire.START_FAILED, wire.OUT_OF_MEMORY, wire.CRASHED, wire.TIMED_OUT})
 ADDS_UP: Final = 2.5  # latency against TTFT + tokens × TPOT; receivers doubt a record beyond 3
 
 
@@ -52,6 +54,53 @@ def record_of(window: Window, *, strategy: Strategy, setting: Setting, grown: Co
     workload = _workload(window, answers, grown)
     outcome = _outcome(window, answers, workload, strategy, grown)
     return setting.composing(origin=wire.TRAFFIC, strategy=configured, workload=workload, outcome=outcome)
+
+
+def failure_record(setting: Setting, strategy: Strategy, description: Description | None, kind: str) -> Compose:
+    """Return what makes the record of a strategy that this node's engine could not bear, once it is given a stamp.
+
+    Args:
+        description: of the traffic that it was meant for, told as roughly as in records of traffic; None where unknown.
+        kind: a word of records: `start_failed`, `out_of_memory`, `crashed` or `timed_out`.
+
+    Raises:
+        LocalProtocolError: the strategy is for this machine alone: a draft model's path.
+        ValueError: the word is none of those.
+    """
+    if kind not in FAILURES:
+        raise ValueError(f"{kind} is no failure of records; they are {', '.join(sorted(FAILURES))}")
+    return setting.composing(
+        origin=wire.TRAFFIC,
+        strategy=to_wire_strategy(strategy),
+        workload=wire.Workload() if description is None else _described(description),
+        outcome=wire.Outcome(requests=0, failures=0, failure=kind),
+    )
+
+
+def _described(description: Description) -> wire.Workload:
+    prompt, output = description.prompt_tokens, description.output_tokens
+    return wire.Workload(
+        requests=rough(description.requests),
+        prompt_tokens_mean_milli=_rough_mean(prompt),
+        prompt_tokens_p50=None if prompt is None else rough(prompt.p50),
+        prompt_tokens_p95=None if prompt is None else rough(prompt.p95),
+        output_tokens_mean_milli=_rough_mean(output),
+        output_tokens_p50=None if output is None else rough(output.p50),
+        output_tokens_p95=None if output is None else rough(output.p95),
+        shared_prefix_ppm=_scaled(description.shared_prefix_share, PPM),
+        requests_per_s_milli=_scaled(description.requests_per_s, MILLI),
+        burstiness_ppm=_scaled(description.burstiness, PPM),
+        streaming_ppm=int(description.streaming_share * 100) * PERCENT_PPM,
+        copy_ppm=_scaled(description.copy_share, PPM),
+    )
+
+
+def _rough_mean(lengths: Lengths | None) -> int | None:
+    return None if lengths is None else rough(lengths.mean * MILLI)
+
+
+def _scaled(value: float | None, scale: int) -> int | None:
+    return None if value is None else rough(value * scale)
 
 
 def rough(value: float, digits: int = DIGITS) -> int:
@@ -95,6 +144,7 @@ def _workload(window: Window, answers: Sequence[_Answer], grown: Counters) -> wi
     prompt = spread(prompts) if len(prompts) == len(answers) else None
     output = spread(outputs) if len(outputs) == len(answers) else None
     streaming = sum(answer.streamed for answer in answers)
+    copied = [answer.copied for answer in window.answers if answer.copied is not None]
     gap, variation = window.arrivals.mean_gap, window.arrivals.variation
     shared = share_ppm(engine_counters.PREFIX_HITS, engine_counters.PREFIX_QUERIES, grown)
     return wire.Workload(
@@ -116,6 +166,7 @@ def _workload(window: Window, answers: Sequence[_Answer], grown: Counters) -> wi
         burstiness_ppm=None if variation is None else rough(variation * PPM),
         # Whole only where all stream: receivers compare more of such records.
         streaming_ppm=streaming * 100 // len(answers) * PERCENT_PPM,
+        copy_ppm=rough(fmean(copied)) if len(copied) >= FEWEST else None,
     )
 
 

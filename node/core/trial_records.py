@@ -35,6 +35,7 @@ def workload_on_wire(workload: Workload) -> wire.Workload:
         requests_per_s_milli=round(workload.requests_per_s * MILLI),
         burstiness_ppm=round(workload.burstiness * PPM),
         streaming_ppm=round(workload.streaming_share * PPM),
+        copy_ppm=None if workload.copy_share is None else round(workload.copy_share * PPM),
     )
 
 

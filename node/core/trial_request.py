@@ -11,10 +11,11 @@ import msgspec
 from msgspec import Meta
 
 from node.core.trial_plan import FOREIGN_LIMIT, WAITED_LIMIT
-from node.core.workloads import KINDS
+from node.core.workloads import KINDS, MIRROR
 
 MINUTES: Final = 15.0  # nine strategies, three workloads, three repetitions on two cores
 PPM_PER_PERCENT: Final = 10_000
+WORKLOADS: Final = (*KINDS, MIRROR)  # the last is made like the node's own traffic, and only where one is known
 
 _PerCent = Annotated[float, Meta(ge=0, le=100)]
 
@@ -35,7 +36,7 @@ class TrialRequest:
 
     budget: Annotated[float, Meta(gt=0, le=10_080)] = MINUTES
     repetitions: Annotated[int, Meta(ge=1, le=100)] = 3
-    workloads: Annotated[tuple[str, ...], Meta(min_length=1, max_length=len(KINDS))] = KINDS[:3]
+    workloads: Annotated[tuple[str, ...], Meta(min_length=1, max_length=len(WORKLOADS))] = KINDS[:3]
     strategies: Annotated[int, Meta(ge=1)] | None = None
     wide: bool = False
     fresh: bool = False
@@ -58,8 +59,8 @@ def from_plain(plain: object) -> TrialRequest:
         request = msgspec.convert(plain, TrialRequest)
     except msgspec.ValidationError as error:
         raise InvalidRequest(str(error)) from error
-    if unknown := set(request.workloads) - set(KINDS):
-        raise InvalidRequest(f"no workload is called {min(unknown)[:64]}; there are {', '.join(KINDS)}")
+    if unknown := set(request.workloads) - set(WORKLOADS):
+        raise InvalidRequest(f"no workload is called {min(unknown)[:64]}; there are {', '.join(WORKLOADS)}")
     more = {str(key) for key in cast("Mapping[object, object]", plain)} - set(to_plain(request))
     if more:  # a word misspelt would be an hour of the wrong trials
         raise InvalidRequest(f"there is no {min(more)[:64]} in a request for trials")

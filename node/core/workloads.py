@@ -1,5 +1,7 @@
 """The workloads that strategies are tried on: made of words, seeded, sized to the machine, the same on every node.
 
+One more kind, `mirror`, is made like a node's own traffic; see `node.core.mirror`.
+
 Knows what kinds of traffic tell strategies apart and how large each is; knows no engine, no clock and no tokenizer
 (whoever has one cuts each part to its length). Five kinds: a prefix that many prompts share, long prompts, long
 answers, bursts of long and short together, and answers that repeat their prompt.
@@ -18,6 +20,7 @@ from itertools import pairwise
 VERSION = 2  # of what is generated; a change makes other workloads, which must not share a name with these
 
 KINDS = ("shared_prefix", "long_output", "bursty", "long_prompt", "copy")  # the first three tell the most
+MIRROR = "mirror"  # the kind that follows a node's own traffic
 PREFILL_SECONDS = 0.25  # of prompt processing in one unit: a long prompt has two
 DECODE_SECONDS = 0.5  # of one stream's decoding in one unit: a long answer has three
 MIN_PREFILL, MAX_PREFILL = 64, 1 << 15  # tokens of a unit
@@ -86,6 +89,8 @@ class Workload:
         shared_prefix_share: of all prompt tokens, those that a request has in common with others of its group.
         prefix_groups: prefixes that are shared.
         burstiness: coefficient of variation of the times between arrivals: 0 regular, 1 as by chance.
+        copy_share: of the answers' tokens, those of requests that are made to be answered with a copy; None where that
+            is not what the workload is about.
     """
 
     kind: str
@@ -97,19 +102,21 @@ class Workload:
     requests_per_s: float
     burstiness: float
     streaming_share: float = 1.0
+    copy_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A workload with the requests that make it."""
+    """A workload with the requests that make it. `mark` tells loads of one kind apart."""
 
     workload: Workload
     requests: tuple[Request, ...]
+    mark: str = ""
 
     @property
     def name(self) -> str:
-        """The workload's kind, which names the load in a plan."""
-        return self.workload.kind
+        """What names the load in a plan and in a book: the workload's kind, and its mark."""
+        return f"{self.workload.kind}-{self.mark}" if self.mark else self.workload.kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +183,10 @@ class Words:
         mixed = (self._state ^ (self._state >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
         mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
         return mixed ^ (mixed >> 31)
+
+    def draw(self, below: int) -> int:
+        """Return a whole number from 0, below that."""
+        return self._draw() % below
 
     def part(self, tokens: int) -> Part:
         """Return fresh text of at least so many tokens: a word is one or more."""
@@ -245,6 +256,8 @@ def describe(kind: str, requests: Sequence[Request]) -> Workload:
     shared = sum(request.parts[0].tokens for request in requests if begun[request.parts[0].text] > 1)
     gaps = [(b.at_us - a.at_us) / 1e6 for a, b in pairwise(requests)]
     span = sum(gaps)
+    answers = sum(request.max_tokens for request in requests)
+    copied = sum(request.max_tokens for request in requests if _copies(request))
     return Workload(
         kind=kind,
         requests=len(requests),
@@ -254,7 +267,13 @@ def describe(kind: str, requests: Sequence[Request]) -> Workload:
         prefix_groups=sum(count > 1 for count in begun.values()),
         requests_per_s=len(gaps) / span if span else 0.0,
         burstiness=statistics.pstdev(gaps) / statistics.fmean(gaps) if span else 0.0,
+        copy_share=copied / answers if copied or kind == MIRROR else None,
     )
+
+
+def _copies(request: Request) -> bool:
+    """Whether a prompt ends with the beginning of what stands before it: what follows is the rest."""
+    return len(request.parts) > 1 and request.parts[-1].text == request.parts[-2].text
 
 
 def _lengths(tokens: Sequence[int]) -> Lengths:

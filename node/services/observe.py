@@ -2,7 +2,8 @@
 
 Knows no prompt and no record's arithmetic: it opens a window over the engine's life, reads the engine's counters at
 both ends, and hands what came together to whoever writes. At most one window in ten minutes becomes a record, however
-busy the node is and however often its engine is started: a record is signed, kept and passed on by everybody.
+busy the node is and however often its engine is started: a record is signed, kept and passed on by everybody. What the
+counters grew by each minute it tells the traffic's watch too, and that alone where nothing is to be written.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from node.ports import EngineBoard
 from protocol.errors import LocalProtocolError
 
 TICK = 60.0  # s between looks at a window that is open: an engine that dies takes its counters with it
+FLUSH_SECONDS = 5.0  # for the last look at the counters of an engine that is about to end
 SETTING_DEADLINE = 60.0  # s; reading a model's configuration from a slow disk fits
 
 log = structlog.get_logger(__name__)
@@ -38,7 +40,7 @@ class Observer:
         strategy: Callable[[], Strategy],
         setting: Callable[[], Awaitable[Setting | None]],
         metrics: Callable[[], Awaitable[bytes]],
-        write: Callable[[Sequence[Compose]], Awaitable[Sequence[object]]],
+        write: Callable[[Sequence[Compose]], Awaitable[Sequence[object]]] | None,
     ) -> None:
         """Prepare.
 
@@ -48,6 +50,7 @@ class Observer:
                 nothing: prompts are being answered.
             metrics: the engine's own metrics page, b"" where it has none; ends by itself in time.
             write: signs and keeps records, and returns those that it kept; what was once begun there ends by itself.
+                None: nothing is to be told of traffic.
         """
         self._traffic = traffic
         self._board = board
@@ -57,6 +60,7 @@ class Observer:
         self._write = write
         self._records = self._dropped = 0
         self._next_record = -inf  # the loop's time before which none is written
+        self._taken: trio.Event | None = None  # set when the window that is open has had its last look
 
     def facts(self) -> Mapping[str, int]:
         """Tell how many windows became records, how many did not, and how many answers the open one has."""
@@ -67,6 +71,18 @@ class Observer:
             "answers": 0 if window is None else len(window.answers),
         }
 
+    async def flush(self) -> None:
+        """End the window that is open and have it written with ten answers or more: its strategy is being given up.
+
+        Returns when the engine was looked at for the last time, in `FLUSH_SECONDS` at most; the record follows, ten
+        minutes after the one before.
+        """
+        taken = self._taken
+        if taken is None or not self._traffic.hurry():
+            return
+        with trio.move_on_after(FLUSH_SECONDS):
+            await taken.wait()
+
     async def run(self) -> None:
         """Watch one window after another; return never."""
         while True:
@@ -76,7 +92,7 @@ class Observer:
                 await self._board.changed(snapshot)
                 continue
             kept = await self._watch(strategy)
-            if kept is not None and kept.began is not None:
+            if self._write is not None and kept is not None and kept.began is not None:
                 # Until its ten minutes are over, whatever becomes of the engine: a restart begins no shorter ones.
                 await trio.sleep_until(kept.began + SPAN)
 
@@ -86,8 +102,9 @@ class Observer:
         opening = latest = await self._read()
         if life_of(self._board.snapshot()) != life_of(snapshot):
             return None
-        woken = trio.Event()
+        woken, taken = trio.Event(), trio.Event()
         self._traffic.on_full = woken.set
+        self._taken = taken
         window = self._traffic.open(life_of(snapshot), trio.current_time())
         try:
             seen = 0
@@ -97,15 +114,17 @@ class Observer:
                 self._traffic.look(self._board.snapshot())
                 if not window.over and seen != window.arrivals.count:
                     seen = window.arrivals.count
-                    latest = await self._read() or latest
+                    latest = await self._look(latest)
+            if not window.over and verdict is Verdict.KEEP:
+                latest = await self._look(latest)
         finally:
             self._traffic.close(trio.current_time())
+            self._taken = None
+            taken.set()
         if verdict is Verdict.DROP:
             self._dropped += 1
             log.debug("traffic.dropped", answers=len(window.answers), failures=window.failures)
             return None
-        if not window.over:
-            latest = await self._read() or latest
         grown = growth(opening, latest)
         if window.over:  # the last reading was up to a minute before: good for shares, and too low for a count
             grown = {name: value for name, value in grown.items() if name != PREEMPTIONS}
@@ -119,7 +138,17 @@ class Observer:
         ends = [window.began + SPAN, window.began + LONGEST]
         return min([TICK, *(end - trio.current_time() for end in ends if end > trio.current_time())])
 
+    async def _look(self, before: Counters) -> Counters:
+        """Read the counters and tell the watch what they grew by; return them, or the earlier where there are none."""
+        latest = await self._read()
+        if not latest:
+            return before
+        self._traffic.watch.counted(growth(before, latest), trio.current_time())
+        return latest
+
     async def _tell(self, window: Window, strategy: Strategy, grown: Counters) -> None:
+        if self._write is None:
+            return
         setting: Setting | None = None
         try:
             with trio.move_on_after(SETTING_DEADLINE):

@@ -13,7 +13,13 @@ from node.services.trials import Report
 
 
 def plain(report: Report, *, signed: int = 0, author: str = "", trouble: str = "") -> dict[str, Any]:
-    """Return the report. `signed` records were written as `author`; `trouble`: why not all of them, else empty."""
+    """Return the report, workloads by their kinds.
+
+    Args:
+        signed: how many records were written, as `author`.
+        trouble: why not all of them; else empty.
+    """
+    kinds = {load.name: load.workload.kind for load in report.loads}
     return {
         "run": report.plan.run,
         "model": report.model,
@@ -24,7 +30,7 @@ def plain(report: Report, *, signed: int = 0, author: str = "", trouble: str = "
         "trials": plain_tally(report.tally),
         "records": {"signed": signed, "author": author, "trouble": trouble},
         "workloads": [asdict(load.workload) for load in report.loads],
-        "cells": [_plain_cell(cell) for cell in report.cells],
+        "cells": [_plain_cell(cell, kinds[cell.load]) for cell in report.cells],
     }
 
 
@@ -52,10 +58,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 -- any value of an event
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def _plain_cell(cell: Cell) -> dict[str, Any]:
+def _plain_cell(cell: Cell, kind: str) -> dict[str, Any]:
     return {
         "strategy": {"name": cell.strategy.name, **to_plain(cell.strategy)},
-        "workload": cell.load,
+        "workload": kind,
         "repetitions": cell.count,
         "discarded": cell.discarded,
         "failure": None if cell.failure is None else asdict(cell.failure),

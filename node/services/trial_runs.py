@@ -1,11 +1,11 @@
 """Trials beside a running node: while nobody wants an answer, and when its owner asks.
 
-Knows the engine as something to be lent, the bench and the book as capabilities, and how prompts are counted; knows
-no vLLM and no screen. One run at a time: the owner's goes first, and a prompt ends an idle one at once.
+Knows the engine as something to be lent, the bench and the book as capabilities, how prompts are counted, and that
+somebody may have strategies that he wants tried first; knows no vLLM, no screen and no tuner. One run at a time: the
+owner's goes first, and a prompt ends an idle one at once.
 """
 
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,12 +14,17 @@ import structlog
 import trio
 
 from node.core.engine_state import LENT, EngineSnapshot, EngineState
-from node.core.trial_plan import Limits, Tally
-from node.core.trial_request import PPM_PER_PERCENT, InvalidRequest, TrialRequest, from_plain
+from node.core.probes import Probes
+from node.core.trial_plan import Tally
+from node.core.trial_request import InvalidRequest, from_plain
+from node.core.workload import Description
+from node.core.workloads import KINDS, MIRROR
 from node.errors import NodeError, Unavailable
 from node.services.race import first
 from node.services.sign_trials import TrialSigner, Write, nothing_left
+from node.services.trial_budget import DayBudget, Spending
 from node.services.trial_report import plain, plain_facts
+from node.services.trial_wishes import WishFor, idle_wishes, wish_of
 from node.services.trials import Wish, known, run_trials
 from node.trial_ports import TrialHands, Workshop
 
@@ -31,9 +36,7 @@ LOOK = 5.0  # s between looks at whether the node is idle; it must be so for min
 WATCH = 0.2  # s between looks for a prompt while trials run: what the first one waits beside the engine's start
 AGAIN = 3600.0  # s until a plan that is complete, or that could not be tried, is looked at again
 DAY = 86_400.0
-RETRIES = 10  # in idle time, of a cell whose trials are discarded: its machine's owner may be at work for days
 RELOAD = 600.0  # s waited at most for the engine to be up again, which the day's budget pays for
-LEAST = 120.0  # s of the day's budget below which nothing is begun: vLLM's import, a probe and one session
 
 
 class LendableEngine(Protocol):
@@ -80,6 +83,10 @@ class TrialRuns:
         owed: Callable[[], int],
         prompts_seen: Callable[[], int],
         tell: Tell,
+        probes: Callable[[], Probes | None] = lambda: None,
+        tried: Callable[[], None] = lambda: None,
+        description: Callable[[], Description | None] = lambda: None,
+        spending: Spending | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         """Prepare.
@@ -89,6 +96,10 @@ class TrialRuns:
             owed: how many prompts that the engine has to generate for run or wait here now.
             prompts_seen: how many of those ever came, whatever became of them.
             tell: lifecycle events: `trials_began`, `trials_ended`.
+            probes: what somebody wants tried first in idle time; None where nobody does.
+            tried: is called when a run that made trials is over, its records written, the engine on its way back.
+            description: of this node's traffic, for the load that is made like it; None while too little came.
+            spending: keeps what is spent of the day's budget over a restart; None: nothing does.
         """
         self._engine = engine
         self._hands = hands
@@ -98,16 +109,20 @@ class TrialRuns:
         self._owed = owed
         self._prompts_seen = prompts_seen
         self._tell = tell
+        self._probes = probes
+        self._tried = tried
+        self._description = description
         self._clock = clock
+        self._budget = DayBudget(policy.daily, spending=spending, clock=clock)
         self._turn = trio.Lock()
         self._asked = False  # the owner's run goes on, or waits for the idle one to end
-        self._spent: deque[tuple[float, float]] = deque()  # idle runs of the last day: engine taken, and up again
-        self._reload = 0.0  # s that it took to be up again after the last one
+        self._taken: float | None = None  # when the idle run that goes on, or is not paid yet, took the engine
         self._idle_after = policy.idle_after
         self._finished = 0  # sessions of the run that goes on, or of the last one
         self._doubted: set[str] = set()  # cells that no peer would believe: bounded by what this process ever tried
         self._not_before = float("-inf")
         self._complete = False
+        self._wanted_then: Probes | None = None  # what somebody wanted at the last attempt
         self._tally: Tally | None = None
         self._last_reason = ""
         self._interruption = ""  # why the run that goes on is being broken off
@@ -152,11 +167,23 @@ class TrialRuns:
                 tell({"event": "doing", "text": "ending the idle trials"})
             async with self._turn:  # an idle run sees `_asked` and ends
                 workshop = await self._hands.prepare(lambda text: tell({"event": "doing", "text": text}))
-                wish = wish_of(request, workshop, request.budget * 60)
+                description = self._description() if MIRROR in request.workloads else None
+                if MIRROR in request.workloads and description is None:
+                    raise Unavailable(
+                        "too few prompts came to make a load like this node's traffic",
+                        remedy=f"let it answer some first, or choose of {', '.join(KINDS)}",
+                    )
+
+                def wish_for(workshop: Workshop, budget: float) -> Wish:
+                    return wish_of(request, workshop, budget, description=description)
+
+                budget = request.budget * 60
                 page = await workshop.book.read()
-                if report := nothing_left(page, wish, model=workshop.model, doubted=self._doubted):
+                if report := nothing_left(
+                    page, wish_for(workshop, budget), model=workshop.model, doubted=self._doubted
+                ):
                     return plain(report, author=self._author)  # the engine stays where it is
-                return await self._told("asked for", request.budget * 60, request, tell)
+                return await self._told("asked for", budget, wish_for, tell)
         finally:
             self._asked = False
 
@@ -164,15 +191,21 @@ class TrialRuns:
 
     async def run(self) -> None:
         """Try whenever the node is idle, until cancelled."""
+        if self._policy.idle:
+            await self._budget.recall()
         while self._policy.idle:
             seen = await self._until_idle()
-            async with self._turn:
-                if self._asked or self._wanted(seen):
-                    continue
-                taken = await self._attempt(seen, self._left(self._clock()) - self._reserve)
-            if taken is not None:
-                await self._until_back()
-                self._spent.append((taken, self._clock()))
+            try:
+                async with self._turn:
+                    if self._asked or self._wanted(seen):
+                        continue
+                    await self._attempt(seen, self._budget.for_trials(self._clock()))
+                if self._taken is not None:
+                    await self._until_back()
+            finally:
+                taken, self._taken = self._taken, None
+                if taken is not None:
+                    await self._budget.end(taken)
 
     async def _until_idle(self) -> int:
         """Wait until nobody was owed an answer for long enough; return how many prompts had come by then.
@@ -186,8 +219,12 @@ class TrialRuns:
             ready = self._engine.snapshot().state is EngineState.READY
             if self._asked or not ready or self._wanted(seen):
                 seen, since = self._prompts_seen(), now
-            elif now - since >= self._idle_after + LOOK and now >= self._not_before and self._enough(now):
+            elif now - since >= self._idle_after + LOOK and self._due(now) and self._budget.enough(now):
                 return seen
+
+    def _due(self, now: float) -> bool:
+        """Whether there may be something to try: the time has come, or all is tried and something new is wanted."""
+        return now >= self._not_before or (self._complete and self._probes() != self._wanted_then)
 
     async def _until_back(self) -> None:
         """Wait until the engine is up again (at most for `RELOAD`), or the owner wants it away once more."""
@@ -197,36 +234,41 @@ class TrialRuns:
             if self._engine.snapshot().state in (EngineState.READY, EngineState.FAILED):
                 break
         if not self._asked:
-            self._reload = self._clock() - since
+            self._budget.reload = self._clock() - since
 
-    async def _attempt(self, seen: int, left: float) -> float | None:
-        """Try until all is tried, the day's budget is spent or somebody wants an answer.
+    async def _attempt(self, seen: int, left: float) -> None:
+        """Try until all of one wish is tried, the day's budget is spent or somebody wants an answer.
 
-        Return when the engine was taken away; None where it was left alone.
+        `_taken` says afterwards when the engine was taken away; None where it was left alone.
         """
-        request = TrialRequest()
         try:
             workshop = await self._hands.prepare(_unheard)
         except NodeError as error:
             self._ended(error.message, again_after=AGAIN)
-            return None
-        wish, page = wish_of(request, workshop, left, retries=RETRIES), await workshop.book.read()
-        found = known(page, wish, model=workshop.model)
-        self._tally = found.report.tally if found is not None else None
-        self._complete = nothing_left(page, wish, model=workshop.model, doubted=self._doubted) is not None
-        if self._complete:
+            return
+        self._wanted_then, page = self._probes(), await workshop.book.read()
+        wishes = idle_wishes(self._wanted_then)
+        while wishes:
+            wish = wishes[0](workshop, left)
+            found = known(page, wish, model=workshop.model)
+            self._tally = found.report.tally if found is not None else None
+            if nothing_left(page, wish, model=workshop.model, doubted=self._doubted) is None:
+                break
+            wishes = wishes[1:]
+        self._complete = not wishes
+        if not wishes:
             self._ended("complete", again_after=AGAIN)
-            return None
-        taken: float | None = None
+            return
+        await self._attempt_one(seen, left, wishes[0], last=len(wishes) == 1)
 
+    async def _attempt_one(self, seen: int, left: float, wanted: WishFor, *, last: bool) -> None:
         async def tried() -> str:
-            nonlocal taken
             if self._asked or self._wanted(seen):  # since it was found idle; from here to the loan nothing is awaited
                 return ""
-            taken = self._clock()
+            self._taken = self._clock()
             with trio.move_on_after(left):
                 try:
-                    report = await self._told("idle", left, request, _unheard, retries=RETRIES)
+                    report = await self._told("idle", left, wanted, _unheard, away=self._budget.begin)
                 except NodeError as error:
                     self._not_before = self._clock() + AGAIN
                     return error.message
@@ -234,11 +276,11 @@ class TrialRuns:
             return "budget"
 
         reason = await first(tried, lambda: self._until_wanted(seen))
-        if taken is not None:
-            self._complete = reason == "complete"
+        if self._taken is not None:
+            # Where this was not the last wish, the next one's turn comes when the node is idle once more.
+            self._complete = last and reason == "complete"
             self._ended(reason, again_after=AGAIN if self._complete else 0.0)
             self._be_patient(prompted=self._wanted(seen))
-        return taken
 
     def _be_patient(self, *, prompted: bool) -> None:
         """Ask for more quiet where prompts come as often as not: each that ends trials waits for an engine's start."""
@@ -259,20 +301,6 @@ class TrialRuns:
     def _wanted(self, seen: int) -> bool:
         return self._owed() > 0 or self._prompts_seen() != seen
 
-    def _left(self, now: float) -> float:
-        """Return how many of the day's seconds are left."""
-        while self._spent and self._spent[0][1] <= now - DAY:
-            self._spent.popleft()
-        return self._policy.daily - sum(end - max(begin, now - DAY) for begin, end in self._spent)
-
-    @property
-    def _reserve(self) -> float:
-        """Seconds of the day's budget that are the engine's, to be up again; not all, should it once have hung."""
-        return min(self._reload, self._policy.daily / 2)
-
-    def _enough(self, now: float) -> bool:
-        return self._left(now) - self._reserve >= min(LEAST, self._policy.daily - self._reserve)
-
     def _ended(self, reason: str, *, again_after: float) -> None:
         self._last_reason = reason
         self._not_before = max(self._not_before, self._clock() + again_after)
@@ -283,12 +311,17 @@ class TrialRuns:
         self,
         why: str,
         budget: float,
-        request: TrialRequest,
+        wish_for: WishFor,
         tell: Callable[[Mapping[str, Any]], None],
         *,
-        retries: int = 2,
+        away: Callable[[float], Awaitable[None]] | None = None,
     ) -> Mapping[str, Any]:
-        """Run trials with the engine out of the way; say so at both ends."""
+        """Run trials with the engine out of the way; say so at both ends.
+
+        Args:
+            wish_for: makes the wish, for as many seconds as are left when it comes to that.
+            away: is told when the engine is.
+        """
         began, reason, signer, self._interruption = self._clock(), "", None, ""
         begun = self._finished = 0
 
@@ -304,6 +337,8 @@ class TrialRuns:
         try:
             tell({"event": "doing", "text": "waiting for what the engine still answers"})
             async with self._engine.lent(reason=LENT, grace=self._policy.grace):
+                if away is not None:
+                    await away(began)
                 workshop = await self._hands.prepare(lambda text: tell({"event": "doing", "text": text}))
                 tell({"event": "doing", "text": "looking at the machine"})
                 setting = await workshop.setting()
@@ -313,7 +348,7 @@ class TrialRuns:
                     report = await run_trials(
                         bench,
                         workshop.book,
-                        wish_of(request, workshop, began + budget - self._clock(), retries=retries),
+                        wish_for(workshop, began + budget - self._clock()),
                         clock=self._clock,
                         mint=self._hands.mint,
                         tell=said,
@@ -330,22 +365,8 @@ class TrialRuns:
             records = signer.signed if signer is not None else 0
             log.info("trials.ended", reason=reason, records=records)
             self._tell("trials_ended", {"reason": reason, "records": records})
-
-
-def wish_of(request: TrialRequest, workshop: Workshop, budget: float, *, retries: int = 2) -> Wish:
-    """Return the request in the terms of those who act on it. `budget` in seconds."""
-    return Wish(
-        kinds=request.workloads,
-        repetitions=request.repetitions,
-        retries=retries,
-        limits=Limits(foreign=round(request.foreign * PPM_PER_PERCENT), waited=round(request.waited * PPM_PER_PERCENT)),
-        budget=budget,
-        wide=request.wide,
-        most=request.strategies,
-        again=request.fresh,
-        gpus=workshop.gpus,
-        context=workshop.context,
-    )
+            if records or self._finished:
+                self._tried()
 
 
 def _unheard(_: object) -> None:

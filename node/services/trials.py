@@ -12,11 +12,13 @@ from typing import Any, Literal, Protocol, cast
 import trio
 
 from node.core import trial_plan, workloads
+from node.core.mirror import mirror
 from node.core.strategy import DEFAULT, Setting, Strategy
 from node.core.trial_outcome import NotATrial, Outcome, outcome
 from node.core.trial_plan import Cell, Entry, Failure, Limits, Plan, Session, Tally
 from node.core.trial_strategies import candidates
-from node.core.workloads import Load, Scale
+from node.core.workload import Description
+from node.core.workloads import MIRROR, Load, Scale
 from node.errors import EngineUnavailable
 from node.trial_ports import Answered, Bench, BenchWord, Built, Order, Page, Raw, TrialBook
 
@@ -49,7 +51,7 @@ class Wish:
 
     Attributes:
         strategies: None takes the candidates for the machine, the first `most` of them, of many where `wide`.
-        kinds: of workloads.
+        kinds: of workloads; with `MIRROR` among them, one is made like the traffic of `description`.
         budget: seconds until no further session is begun.
         again: start a new run, though the last one is not complete or is.
         context: what else must be equal for a run to go on: driver, clocks, hardware.
@@ -57,6 +59,7 @@ class Wish:
 
     strategies: tuple[Strategy, ...] | None = None
     kinds: tuple[str, ...] = workloads.KINDS[:3]
+    description: Description | None = None
     repetitions: int = 3
     retries: int = 2
     limits: Limits = field(default_factory=Limits)
@@ -106,8 +109,8 @@ async def run_trials(  # noqa: PLR0913 -- the capabilities of a loop: each is on
     """
     begun = clock()
     run, scale, longest, page = await _begin(bench, book, wish, mint=mint, tell=tell)
-    loads = workloads.loads(scale, kinds=wish.kinds)
-    plan = _plan(wish, run=run, build=bench.facts.build, longest=longest)
+    loads = _loads(wish, scale, longest)
+    plan = _plan(wish, loads, run=run, build=bench.facts.build, longest=longest)
     entries = _judged(plan, page)
     took = list(page.took) if page else []
     warmup = workloads.warmup(scale)
@@ -171,11 +174,12 @@ def known(page: Page | None, wish: Wish, *, model: str) -> Known | None:
     sizes = _sizes(page.header)
     if not isinstance(context, dict) or sizes is None or any(context.get(key) != expected[key] for key in expected):
         return None
-    plan = _plan(wish, run=str(page.header.get("run")), build=context.get("build"), longest=sizes[1])
+    loads = _loads(wish, *sizes)
+    plan = _plan(wish, loads, run=str(page.header.get("run")), build=context.get("build"), longest=sizes[1])
     entries = _judged(plan, page)
     report = Report(
         plan=plan,
-        loads=workloads.loads(sizes[0], kinds=wish.kinds),
+        loads=loads,
         cells=trial_plan.cells(plan, entries),
         tally=trial_plan.tally(plan, entries),
         seconds=0.0,
@@ -186,12 +190,33 @@ def known(page: Page | None, wish: Wish, *, model: str) -> Known | None:
     return Known(report=report, entries=tuple(entries))
 
 
-def _plan(wish: Wish, *, run: str, build: Any, longest: int) -> Plan:  # noqa: ANN401 -- a word of the bench or a file
+def _loads(wish: Wish, scale: Scale, longest: int) -> tuple[Load, ...]:
+    """Return the loads in the order of their kinds.
+
+    Raises:
+        ValueError: one is to be made like traffic of which nothing is said, or a kind is unknown.
+    """
+    made = {load.name: load for load in workloads.loads(scale, kinds=[kind for kind in wish.kinds if kind != MIRROR])}
+    if MIRROR in wish.kinds:
+        if wish.description is None:
+            raise ValueError("a load like the traffic needs the traffic's description")
+        made[MIRROR] = mirror(wish.description, max_model_len=longest)
+    return tuple(made[kind] for kind in wish.kinds)
+
+
+def _plan(
+    wish: Wish,
+    loads: Sequence[Load],
+    *,
+    run: str,
+    build: Any,  # noqa: ANN401 -- a word of the bench or a file
+    longest: int,
+) -> Plan:
     place = Setting(build=build, max_model_len=longest, gpus=wish.gpus)
     return Plan(
         run=run,
         strategies=wish.strategies or candidates(place, max_model_len=longest, wide=wish.wide)[: wish.most],
-        loads=wish.kinds,
+        loads=tuple(load.name for load in loads),
         repetitions=wish.repetitions,
         retries=wish.retries,
         limits=wish.limits,

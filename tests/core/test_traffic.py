@@ -10,7 +10,19 @@ from node.core.answer_meter import AnswerMeter, Measured, one_sequence
 from node.core.endpoints import Dialect
 from node.core.engine_state import EngineSnapshot
 from node.core.prompt import OWNER, Prompt
-from node.core.traffic import LEAST_ANSWERS, LONGEST, MOST_ANSWERS, SPAN, Ending, Traffic, Verdict, life_of
+from node.core.traffic import (
+    FEWEST,
+    LEAST_ANSWERS,
+    LONGEST,
+    MOST_ANSWERS,
+    SAMPLED,
+    SAMPLED_AT_ONCE,
+    SPAN,
+    Ending,
+    Traffic,
+    Verdict,
+    life_of,
+)
 from tests.fakes.engine_board import READY
 from tests.fakes.upstream import EVENTS, JSON
 
@@ -225,3 +237,68 @@ def test_the_spread_of_arrivals_is_that_of_their_gaps() -> None:
     assert window is not None
     assert window.arrivals.mean_gap == pytest.approx(2.0)
     assert window.arrivals.variation == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("answers", "expected"), [(FEWEST - 1, Verdict.DROP), (FEWEST, Verdict.KEEP)])
+def test_a_window_that_is_hurried_ends_at_once_and_counts_with_ten_answers(answers: int, expected: Verdict) -> None:
+    traffic, told = opened(), []
+    traffic.on_full = lambda: told.append(True)
+    for index in range(answers):
+        answer(traffic, float(index))
+    assert verdict(traffic, 60.0) is Verdict.GO_ON
+    assert traffic.hurry()
+    assert told == [True]
+    assert verdict(traffic, 60.0) is expected
+    traffic.close(61.0)
+    assert not traffic.hurry()
+
+
+# --- the watch over all of it
+
+
+def test_the_watch_is_told_of_everything_whether_a_window_is_open_or_not() -> None:
+    traffic, body = Traffic(), json.dumps({"messages": [{"role": "user", "content": "hello there"}]}).encode()
+    for index in range(20):
+        answer(traffic, 10.0 * index, body=body)
+    answer(traffic, 200.0, ending=Ending.BROKEN)
+    answer(traffic, 210.0, ending=Ending.LEFT)
+    answer(traffic, 220.0, body=b'{"n": 2}')
+    kept = traffic.watch.answers(0.0)
+    assert [(each.began, each.at) for each in kept] == [(10.0 * index, 10.0 * index + 1.0) for index in range(20)]
+    assert {(each.strategy, each.asked_bytes) for each in kept} == {(READY.strategy, len(body))}
+    assert traffic.watch.failures(0.0) == 1
+    found = traffic.watch.description(230.0)
+    assert found is not None
+    assert (found.requests, found.span_s, found.busy_share) == (20, 230.0, pytest.approx(23 / 230))
+    assert found.concurrency == 1.0
+
+
+def test_one_answer_in_eight_is_looked_at_for_what_it_repeats_and_few_at_once() -> None:
+    words = "one two three four five six seven eight nine ten eleven twelve"
+    body = json.dumps({"prompt": words}).encode()
+    traffic = Traffic()
+    for index in range(3 * SAMPLED):
+        meter = traffic.begin(prompt(body=body), READY, float(index))
+        assert meter is not None
+        meter.head(200, JSON, float(index))
+        meter.piece(json.dumps({"choices": [{"text": words}]}).encode(), float(index), index + 0.5)
+        traffic.end(meter, Ending.WHOLE, index + 0.5)
+    copied = [each.measured.copied for each in traffic.watch.answers(0.0)]
+    assert sum(each is not None for each in copied) == 3
+    assert max(each or 0 for each in copied) > 800_000
+    under_way = [traffic.begin(prompt(body=body), READY, 100.0) for _ in range(2 * SAMPLED * SAMPLED_AT_ONCE)]
+    for meter in under_way:
+        assert meter is not None
+        meter.head(200, EVENTS, 100.0)
+        meter.piece(token(words), 100.0, 101.0)
+    held = [meter for meter in under_way if meter is not None and meter._first]
+    assert len(held) == SAMPLED_AT_ONCE
+    for meter in under_way:
+        assert meter is not None
+        traffic.end(meter, Ending.LEFT, 102.0)
+    late = [traffic.begin(prompt(body=body), READY, 200.0) for _ in range(SAMPLED)]
+    for meter in late:
+        assert meter is not None
+        meter.head(200, EVENTS, 200.0)
+        meter.piece(token(words), 200.0, 201.0)
+    assert sum(bool(meter and meter._first) for meter in late) == 1  # those that left made room

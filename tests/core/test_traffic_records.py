@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +15,11 @@ from node.core.own_records import Setting
 from node.core.record_checks import doubts
 from node.core.strategy import DEFAULT, Speculation, Strategy
 from node.core.traffic import LEAST_ANSWERS, Arrivals, Window, life_of
-from node.core.traffic_records import record_of, rough, rough_share
-from protocol import records
+from node.core.traffic_records import FAILURES, failure_record, record_of, rough, rough_share
+from node.core.workload import Description
+from node.core.workloads import Lengths
+from protocol import records, schema
+from protocol.errors import LocalProtocolError
 from protocol.performance import PERFORMANCE, TRAFFIC, Performance
 from tests.fakes.engine_board import READY
 from tests.fakes.upstream import EVENTS, JSON
@@ -223,3 +227,61 @@ def test_no_receiver_doubts_what_an_honest_node_saw(
     busy = sum(answer.latency for answer in answers) / 1e6 / luck.uniform(1, 4)
     seen = window(answers, busy=busy, failures=luck.randrange(20))
     assert doubts(recorded(seen, strategy=strategy, grown=grown), now_us=samples.NOW) == ()
+
+
+def test_what_answers_repeat_is_told_in_two_digits_and_of_ten_at_least() -> None:
+    many = [streamed(copied=123_456 if index < 10 else None) for index in range(LEAST_ANSWERS)]
+    assert recorded(window(many)).workload.copy_ppm == 120_000
+    assert recorded(window(many[1:])).workload.copy_ppm is None
+
+
+ASKED = Description(
+    requests=345,
+    prompt_tokens=Lengths(mean=1234.5, p50=1111, p95=2345),
+    output_tokens=None,
+    shared_prefix_share=0.1234,
+    prefix_groups=None,
+    concurrency=3.456,
+    requests_per_s=0.5678,
+    burstiness=1.234,
+    streaming_share=0.999,
+    copy_share=0.4567,
+    busy_share=0.5,
+    span_s=7000.0,
+)
+
+
+@pytest.mark.parametrize("kind", sorted(FAILURES))
+@pytest.mark.parametrize("asked", [ASKED, None])
+def test_a_strategy_that_the_engine_could_not_bear_is_a_record_that_receivers_believe(
+    kind: str, asked: Description | None
+) -> None:
+    made = records.sign(PERFORMANCE, failure_record(SETTING, SPECULATING, asked, kind)(body().stamp), samples.KEY).body
+    assert (made.origin, made.outcome.failure, made.outcome.requests) == (TRAFFIC, kind, 0)
+    assert made.strategy.speculation is not None
+    assert doubts(made, now_us=samples.NOW) == ()
+
+
+def test_what_a_failed_strategy_was_meant_for_is_told_as_roughly_as_traffic_is() -> None:
+    told = schema.write(failure_record(SETTING, DEFAULT, ASKED, "crashed")(body().stamp))["workload"]
+    assert told == {
+        "requests": 340,
+        "prompt_tokens_mean_milli": 1_200_000,
+        "prompt_tokens_p50": 1100,
+        "prompt_tokens_p95": 2300,
+        "shared_prefix_ppm": 120_000,
+        "requests_per_s_milli": 560,
+        "burstiness_ppm": 1_200_000,
+        "streaming_ppm": 990_000,
+        "copy_ppm": 450_000,
+    }
+
+
+def test_a_failure_of_which_records_know_nothing_and_a_path_of_this_machine_are_refused() -> None:
+    with pytest.raises(ValueError, match="sulked"):
+        failure_record(SETTING, DEFAULT, None, "sulked")
+    drafted = Strategy(
+        speculation=Speculation(method="draft_model", tokens=3), engine_extra=(("draft-model", "/home/me/draft"),)
+    )
+    with pytest.raises(LocalProtocolError):
+        failure_record(SETTING, drafted, ASKED, "crashed")

@@ -11,13 +11,13 @@ from node.core.workloads import KINDS, Scale
 
 SCALE = Scale(prefill=256, decode=16)
 # Of every request of SCALE. Another digest is another workload: then VERSION moves, and records no longer mix.
-DIGEST = "cd31cff06fa5623f"
+DIGEST = "3cd5cf4037981308"
 
 
 def test_the_same_scale_gives_the_very_same_requests_on_every_node() -> None:
     made = workloads.loads(SCALE, kinds=KINDS)
     assert made == workloads.loads(SCALE, kinds=KINDS)
-    assert hashlib.sha256(repr(made).encode()).hexdigest()[:16] == DIGEST
+    assert hashlib.sha256(repr([load.requests for load in made]).encode()).hexdigest()[:16] == DIGEST
     assert made != workloads.loads(SCALE, kinds=KINDS, seed=2)
 
 

@@ -17,9 +17,9 @@ from node.core.own_records import Compose, Setting
 from node.core.prompt import OWNER, Prompt, Requester, RequesterKind
 from node.core.record_checks import doubts
 from node.core.strategy import DEFAULT, Speculation, Strategy
-from node.core.traffic import LEAST_ANSWERS, LONGEST, MOST_ANSWERS, SPAN, Traffic
+from node.core.traffic import FEWEST, LEAST_ANSWERS, LONGEST, MOST_ANSWERS, SPAN, Traffic
 from node.errors import Broken, NodeError, Refused, Unavailable, Unreached
-from node.services.observe import Observer
+from node.services.observe import FLUSH_SECONDS, Observer
 from node.services.serve import LocalReplica
 from protocol import records, schema, wire
 from protocol.performance import PERFORMANCE, TRAFFIC, Performance
@@ -69,6 +69,8 @@ class Stage:
     refusal: NodeError | None = None
     script: Callable[[], Script] | None = None
     prompts: int = 0
+    silent: bool = False  # nothing is to be written
+    metrics_take: float = 0.0
     told: list[Performance] = field(default_factory=list[Performance])
     told_at: list[float] = field(default_factory=list[float])
 
@@ -89,8 +91,8 @@ class Stage:
             board=self.board,
             strategy=lambda: self.strategy,
             setting=self.know,
-            metrics=self.replica.engine_metrics,
-            write=self.write,
+            metrics=self.metrics,
+            write=None if self.silent else self.write,
         )
 
     def answer(self, request: Request) -> Script:
@@ -101,6 +103,10 @@ class Stage:
         if self.script is not None:
             return self.script()
         return streamed() if b'"stream": true' in request.body else whole()
+
+    async def metrics(self) -> bytes:
+        await trio.sleep(self.metrics_take)
+        return await self.replica.engine_metrics()
 
     async def know(self) -> Setting | None:
         await trio.lowlevel.checkpoint()
@@ -276,3 +282,53 @@ async def test_what_breaks_counts_as_failed_and_what_was_never_begun_does_not(au
         (made,) = stage.told
     assert (made.outcome.requests, made.outcome.failures) == (LEAST_ANSWERS + 3, 3)
     assert stage.traffic.running == 0
+
+
+async def test_a_strategy_that_is_given_up_is_told_of_with_ten_answers_and_before_its_engine_ends(
+    autojump_clock: object,
+) -> None:
+    async with watched(Stage()) as stage:
+        await stage.ask_many(FEWEST)
+        began = trio.current_time()
+        await stage.observer.flush()
+        assert trio.current_time() == began  # as soon as the counters are read
+        stage.board.show_state(EngineState.STOPPED)
+        await trio.sleep(1)
+        (made,) = stage.told
+        assert (made.outcome.requests, made.outcome.prefix_hit_ppm) == (FEWEST, 300_000)
+        assert doubts(made, now_us=samples.NOW) == ()
+        stage.board.show(replace(READY, pid=2))
+        await trio.sleep(SPAN)
+        await stage.ask_many(FEWEST - 1)
+        await stage.observer.flush()
+        await trio.sleep(SPAN)
+        assert len(stage.told) == 1
+        assert stage.observer.facts()["dropped"] == 1
+
+
+async def test_to_flush_takes_no_longer_than_its_time_and_nothing_where_nothing_is_open(
+    autojump_clock: object,
+) -> None:
+    stage = Stage()
+    await stage.observer.flush()
+    async with watched(stage):
+        await stage.ask_many(FEWEST)
+        stage.metrics_take = 60.0
+        began = trio.current_time()
+        await stage.observer.flush()
+        assert trio.current_time() - began == pytest.approx(FLUSH_SECONDS)
+        await trio.sleep(120)
+        assert len(stage.told) == 1
+
+
+async def test_the_watch_learns_from_the_counters_though_nothing_is_to_be_told_of_traffic(
+    autojump_clock: object,
+) -> None:
+    async with watched(Stage(silent=True)) as stage:
+        await stage.ask_many(60, every=10)
+        await trio.sleep(60)
+        assert stage.told == []
+        found = stage.traffic.watch.description(trio.current_time())
+        assert found is not None
+        assert found.shared_prefix_share == pytest.approx(0.3)
+        assert stage.traffic.watch.answers(0.0)[0].measured.prompt_tokens == 123

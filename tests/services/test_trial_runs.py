@@ -13,8 +13,11 @@ from trio.testing import MockClock
 
 from node.core.engine_state import EngineSnapshot, EngineState
 from node.core.own_records import Compose, Setting
+from node.core.probes import Probes
 from node.core.strategy import DEFAULT, Strategy
 from node.core.trial_plan import Failure
+from node.core.workload import Description
+from node.core.workloads import KINDS, MIRROR, Lengths
 from node.errors import EngineUnavailable, NodeError, Unavailable
 from node.ports import LaunchPlan
 from node.services.sign_trials import LATE
@@ -29,6 +32,7 @@ from tests.fakes.engine import FakeEngine, FakeLauncher, FakeUpstream
 from tests.fakes.history import FakeHistory
 from tests.fakes.trial_bench import FakeBench
 from tests.fakes.trial_book import FakeBook
+from tests.fakes.trial_spending import FakeSpending
 from tests.protocol import samples
 from tests.protocol.performance_samples import BENCHMARK, ENGINE, HARDWARE, MODEL
 
@@ -37,13 +41,32 @@ ASKED = {"workloads": ["long_output"], "strategies": 2, "repetitions": 2}
 BEGINNING = 1_800_000_000_000_000  # µs since 1970 at the loop's time zero
 PROBES = ("build", "prefill", "decode")  # what the fake bench asks of before the trials themselves
 LOAD = 16.0  # s that the engine in memory takes to come up
+TRAFFIC = Description(
+    requests=100,
+    prompt_tokens=Lengths(mean=120, p50=100, p95=300),
+    output_tokens=Lengths(mean=30, p50=25, p95=60),
+    shared_prefix_share=0.2,
+    prefix_groups=None,
+    concurrency=1.5,
+    requests_per_s=1.0,
+    burstiness=1.0,
+    streaming_share=1.0,
+    copy_share=0.5,
+    busy_share=0.4,
+    span_s=3600.0,
+    latency_s=1.0,
+)
+ONE, OTHER = Strategy(max_num_seqs=4), Strategy(prefix_caching=False)
 
 
 class World:
     """A node's engine, its trials, and what they told."""
 
-    def __init__(self, policy: TrialPolicy) -> None:
+    def __init__(self, policy: TrialPolicy, spending: FakeSpending | None = None) -> None:
         self.prompts = self.owed = 0
+        self.probes: Probes | None = None
+        self.traffic: Description | None = None
+        self.tried_at: list[tuple[float, int]] = []  # and how many records there were
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.states: list[tuple[float, EngineState]] = []
         self.news = trio.Event()
@@ -53,7 +76,7 @@ class World:
             upstream=FakeUpstream(self.engine),
             plan=LaunchPlan(model="/m", served_name="m", strategy=DEFAULT),
             limits=TendLimits(),
-            in_flight=lambda: self.owed,
+            in_flight=lambda _: self.owed,
             last_activity=lambda _: None,
             luck=lambda: 0.5,
             on_change=self.changed,
@@ -84,6 +107,10 @@ class World:
             owed=lambda: self.owed,
             prompts_seen=lambda: self.prompts,
             tell=self.tell,
+            probes=lambda: self.probes,
+            tried=lambda: self.tried_at.append((trio.current_time(), len(self.records))),
+            description=lambda: self.traffic,
+            spending=spending,
         )
 
     @staticmethod
@@ -135,8 +162,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(policy: TrialPolicy = POLICY) -> AsyncIterator[World]:
-    it = World(policy)
+async def world(policy: TrialPolicy = POLICY, spending: FakeSpending | None = None) -> AsyncIterator[World]:
+    it = World(policy, spending)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(it.keeper.run)
         nursery.start_soon(it.runs.run)
@@ -433,3 +460,124 @@ async def test_records_that_a_slow_disk_keeps_in_time_are_counted_and_the_others
         assert it.told("trials_ended")[-1]["records"] == 1
         rest = await it.runs.answer(ASKED, ignore)
         assert (rest["records"]["signed"], len(it.records), rest["records"]["trouble"]) == (1, 2, "")
+
+
+# --- what somebody wants tried
+
+
+def tried(it: World) -> list[tuple[str, str | None]]:
+    """What the bench was given, without the probe of the machine's speed: strategy and loads' kinds."""
+    return [
+        (order.strategy.name, load.partition("-")[0])
+        for order in it.bench.orders
+        for load, _ in order.loads
+        if load not in PROBES
+    ]
+
+
+async def test_what_is_wanted_is_tried_first_beside_the_default_under_the_node_s_own_traffic(
+    autojump_clock: MockClock,
+) -> None:
+    async with world() as it:
+        it.probes = Probes(strategies=(ONE, OTHER), description=TRAFFIC)
+        ended = await it.until("trials_ended")
+        assert (ended["reason"], ended["records"]) == ("complete", 3)
+        mine = tried(it)
+        assert set(mine) == {(each.name, MIRROR) for each in (DEFAULT, ONE, OTHER)}
+        for start in (0, 3, 6):  # three rounds, each of all: a machine that slows down slows all of them down
+            assert len(set(mine[start : start + 3])) == 3
+        assert len(mine) == 9
+        assert [each.workload.kind for each in it.records] == [MIRROR] * 3
+        assert len({each.pair for each in it.records}) == 1
+        assert {each.workload.copy_ppm for each in it.records} != {None}
+        assert it.tried_at == [(trio.current_time(), 3)]  # when the records are there
+        await it.until("trials_ended", times=2)  # then what all nodes try, when it is quiet once more
+        assert {kind for _, kind in tried(it)[9:]} == set(KINDS[:3])
+        await trio.sleep(20_000)
+        assert len(it.told("trials_began")) == 2
+        assert it.runs.facts()["state"] == "complete"
+
+
+async def test_a_new_wish_is_looked_at_though_all_was_tried_and_the_same_one_is_not_tried_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with world(replace(POLICY, daily=86_400)) as it:
+        it.probes = Probes(strategies=(ONE,), description=TRAFFIC)
+        await it.until("trials_ended", times=2)
+        await it.ready()
+        before, asked_at = len(it.bench.orders), trio.current_time()
+        it.probes = Probes(strategies=(ONE, OTHER), description=replace(TRAFFIC, requests=120))  # the same load
+        with trio.fail_after(10_000):
+            await it.until("trials_ended", times=3)
+        assert trio.current_time() - asked_at < 2 * POLICY.idle_after + 100  # not after the hour of a complete plan
+        again = it.bench.orders[before:]
+        assert {order.strategy for order in again} == {OTHER}
+        it.probes = Probes(strategies=(ONE, OTHER), description=replace(TRAFFIC, requests_per_s=8.0))  # another load
+        with trio.fail_after(10_000):
+            await it.until("trials_ended", times=4)
+        assert {order.strategy for order in it.bench.orders[before + len(again) :]} == {DEFAULT, ONE, OTHER}
+        assert len({each.pair for each in it.records if each.workload.kind == MIRROR}) == 2
+
+
+async def test_without_a_description_what_is_wanted_is_tried_under_the_standard_workloads(
+    autojump_clock: MockClock,
+) -> None:
+    async with world() as it:
+        it.probes = Probes(strategies=(OTHER,))
+        await it.until("trials_ended")
+        assert set(tried(it)) == {(each.name, kind) for each in (DEFAULT, OTHER) for kind in KINDS[:3]}
+
+
+async def test_a_run_that_made_no_trial_tells_nobody_that_something_was_tried(autojump_clock: MockClock) -> None:
+    async with world() as it:
+        it.bench.fate = lambda *_: Failure(kind="start_failed", reason="no such model")
+        await it.until("trials_ended")
+        assert it.tried_at == []
+
+
+async def test_the_owner_may_ask_for_the_node_s_own_traffic_where_it_is_known(autojump_clock: MockClock) -> None:
+    async with world(replace(POLICY, idle=False)) as it:
+        await it.ready()
+        asked = {**ASKED, "workloads": [MIRROR]}
+        with pytest.raises(Unavailable, match="too few prompts"):
+            await it.runs.answer(asked, ignore)
+        assert it.told("trials_began") == []
+        it.traffic = TRAFFIC
+        report = await it.runs.answer(asked, ignore)
+        assert {cell["workload"] for cell in report["cells"]} == {MIRROR}
+        assert report["records"]["signed"] == len(it.tried_at) * 2 == 2
+        await it.ready()
+
+
+async def test_a_node_that_is_started_again_has_no_new_day(autojump_clock: MockClock) -> None:
+    kept = FakeSpending()
+    policy = replace(POLICY, daily=300, idle_after=200)
+    async with world(policy, kept) as it:
+        await it.until("trials_ended")
+        await it.ready()
+        await trio.sleep(10)
+    spent = sum(ended - began for began, ended in kept.spans)
+    assert 200 <= spent <= 300 + LOAD + 1
+    async with world(policy, kept) as it:
+        await trio.sleep(40_000)
+        assert it.told("trials_began") == []
+        await trio.sleep(86_400)
+        assert it.told("trials_began") != []
+
+
+async def test_a_node_that_ends_among_trials_has_spent_what_it_took_and_no_more(autojump_clock: MockClock) -> None:
+    kept = FakeSpending()
+    async with world(POLICY, kept) as it:
+        await it.until("trials_began")
+        await trio.sleep(100)
+        assert kept.spans[0][1] - kept.spans[0][0] == POLICY.daily  # noted before: a crash cannot note it after
+    ((began, ended),) = kept.spans
+    assert 99 <= ended - began <= 102
+
+
+async def test_a_disk_that_is_full_keeps_no_budget_and_trials_go_on(autojump_clock: MockClock) -> None:
+    kept = FakeSpending()
+    kept.full = True
+    async with world(POLICY, kept) as it:
+        assert (await it.until("trials_ended"))["reason"] == "complete"
+        await it.ready()
