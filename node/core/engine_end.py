@@ -28,6 +28,21 @@ TELLING_LENGTH = 240  # characters of the telling line that are quoted
 TELLING = ("Error: ", "error: ", "Exception: ", "CUDA error", "out of memory", "Address already in use")
 NOISE = ("EngineDeadError", "See stack trace above", "resource_tracker", "Engine core initialization failed")
 
+# How PyTorch, Python, the C++ library, the kernel and vLLM say that there was not room for it, in lower case.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "no available memory",
+    "kv cache memory",
+    "free memory on device",
+    "memoryerror",
+    "bad_alloc",
+)
+KILLED = 9  # nobody of ours sends SIGKILL to an engine that is wanted: the kernel does, where memory ends
+MEMORY_SIGNALS = (KILLED, 7)  # SIGBUS: /dev/shm is full
+
 
 def describe_end(code: int | None, signal: int | None, log_tail: Sequence[str]) -> str:
     """Return how it ended and, where its log tells, why."""
@@ -52,3 +67,8 @@ def telling_line(log_tail: Sequence[str]) -> str:
 def hopeless(code: int | None, log_tail: Sequence[str]) -> bool:
     """Whether an engine that never became ready would end the same way again: it refuses its own command line."""
     return code == USAGE and any("error: " in line for line in log_tail)
+
+
+def lacked_memory(signal: int | None, log_tail: Sequence[str]) -> bool:
+    """Whether it ended because there was no room for it, as far as signal and last lines tell."""
+    return signal in MEMORY_SIGNALS or any(words in line.lower() for line in log_tail for words in OUT_OF_MEMORY)

@@ -41,6 +41,8 @@ class EngineEvent(Enum):
     TROUBLE = "trouble"  # it died, hangs, was late or could not start: worth another try
     HOPELESS = "hopeless"  # it cannot start, and trying again cannot help
     DRAIN = "drain"  # it is to end once what runs has ended
+    RESUMED = "resumed"  # what runs did not end in time, and nobody is to be cut off: it takes prompts again
+    SUCCEEDED = "succeeded"  # another process, ready already, serves in its place
     STOP = "stop"  # it is to end now
     ENDED = "ended"  # it is gone, as it was told
 
@@ -62,14 +64,18 @@ TRANSITIONS: Mapping[tuple[EngineState, EngineEvent], EngineState] = {
     (S.READY, E.TROUBLE): S.BACKOFF,
     (S.READY, E.DRAIN): S.DRAINING,
     (S.READY, E.STOP): S.STOPPING,
+    (S.READY, E.SUCCEEDED): S.READY,
     (S.DRAINING, E.STOP): S.STOPPING,
+    (S.DRAINING, E.RESUMED): S.READY,
     (S.DRAINING, E.TROUBLE): S.STOPPED,  # it died while it was to end anyway
     (S.STOPPING, E.ENDED): S.STOPPED,
+    (S.BACKOFF, E.SUCCEEDED): S.READY,  # the old one died while the new one was starting beside it
     (S.BACKOFF, E.STOP): S.STOPPED,
     (S.FAILED, E.STOP): S.STOPPED,
 }
 
 SERVING = frozenset({S.READY, S.DRAINING})  # states in which an engine answers
+AT_REST = frozenset({S.OFF, S.READY, S.BACKOFF, S.FAILED})  # states in which nothing that was planned goes on
 ALIVE = frozenset({S.STARTING, S.READY, S.DRAINING, S.STOPPING})  # states in which there may be a process
 
 
@@ -86,6 +92,8 @@ class EngineSnapshot:
         restarts: unplanned ends since the node came up.
         retry_at: the loop's time of the next start, in BACKOFF.
         progress: what it is doing in words, while PREPARING or STARTING.
+        returning: it is away for a moment on purpose (a switch, the way back from one, lent to trials) and will be
+            ready again: prompts may wait for it. Never at the first start, after a crash or while it is to stay away.
     """
 
     state: EngineState
@@ -98,6 +106,7 @@ class EngineSnapshot:
     retry_at: float | None = None
     progress: str = ""
     pid: int | None = None
+    returning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,7 @@ class EngineLife:
     troubles: int = 0
     unready: int = 0
 
-    def after(
+    def after(  # noqa: PLR0913 -- an event and all that comes with it
         self,
         event: EngineEvent,
         *,
@@ -134,8 +143,18 @@ class EngineLife:
         reason: str,
         log_tail: tuple[str, ...] = (),
         pid: int | None = None,
+        returning: bool = False,
     ) -> "EngineLife":
-        """Return the life after an event. `luck` lies in [0, 1) and spreads the next start.
+        """Return the life after an event.
+
+        Args:
+            event: what happened.
+            now: the loop's time, in seconds.
+            luck: in [0, 1); spreads the next start.
+            reason: why, for a person.
+            log_tail: the last lines of an engine that died, or was put away because it failed.
+            pid: of the process that is the engine from now on; None leaves it.
+            returning: whether it comes back by itself, should it go away now or be away already.
 
         Raises:
             ImpossibleEvent: the table has no such row.
@@ -152,11 +171,12 @@ class EngineLife:
                 state=state,
                 since=now,
                 reason=reason,
-                log_tail=log_tail if unplanned else () if state is S.READY else old.log_tail,
+                log_tail=log_tail if unplanned else () if state is S.READY else log_tail or old.log_tail,
                 restarts=old.restarts + unplanned,
                 retry_at=now + delay(troubles=troubles, unready=unready, luck=luck) if state is S.BACKOFF else None,
                 progress="",
                 pid=(pid or old.pid) if state in ALIVE else None,
+                returning=returning and state not in AT_REST and (old.returning or old.state in SERVING),
             ),
             troubles=troubles,
             unready=unready,
@@ -164,7 +184,7 @@ class EngineLife:
 
     def _past(self, event: EngineEvent, now: float) -> tuple[int, int]:
         """Return (troubles, unready) after the event."""
-        if event is E.ANSWERED:
+        if event in (E.ANSWERED, E.SUCCEEDED):
             return self.troubles, 0
         if event is not E.TROUBLE:
             return self.troubles, self.unready

@@ -11,6 +11,17 @@ from typing import Any
 
 import trio
 
+from node.core.answer_check import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    PROMPT,
+    TOKENS,
+    TOP,
+    FirstTokens,
+    first_tokens,
+    wrong_shape,
+)
 from node.core.engine_state import ServedModel
 from node.errors import Broken
 from node.ports import Endpoint, Upstream
@@ -24,10 +35,11 @@ REFUSING = (401, 403)
 # One token by the first of these that the server has: vLLM has all, chat-only servers the second, and one that
 # serves an embedding model the third.
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("/v1/completions", {"prompt": "1 2 3", "max_tokens": 1, "temperature": 0}),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "1 2 3"}], "max_tokens": 1}),
-    ("/v1/embeddings", {"input": "1 2 3"}),
+    (COMPLETIONS, {"prompt": "1 2 3", "max_tokens": 1, "temperature": 0}),
+    (CHAT, {"messages": [{"role": "user", "content": "1 2 3"}], "max_tokens": 1}),
+    (EMBEDDINGS, {"input": "1 2 3"}),
 )
+COMPARISON = {"prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "logprobs": TOP}
 
 
 class Verdict(Enum):
@@ -38,6 +50,7 @@ class Verdict(Enum):
     DOWN = "down"  # nobody listens, or it says itself that it is broken
     REFUSED = "refused"  # it does not take our key
     MISSING = "missing"  # it has no such endpoint or model
+    WRONG = "wrong"  # it says that all is well, and what it says is no answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +87,30 @@ class EngineProbe:
         finding = await self._ask("GET", "/v1/models", patience=self._patience)
         return finding, _models_in(finding.body) if finding.good else ()
 
-    async def token(self, model: str, *, patience: float) -> Finding:
-        """Have one token generated, or one text embedded: the proof that the engine behind the server works."""
+    async def token(self, model: str, *, patience: float, strict: bool) -> Finding:
+        """Have one token generated, or one text embedded: the proof that the engine behind the server works.
+
+        `strict`: the answer must have vLLM's shape too, `usage` included, which not every server of others tells.
+        """
         finding = Finding(verdict=Verdict.MISSING, words="it generates nothing")
         for target, question in QUESTIONS:
             body = json.dumps({"model": model, **question}).encode()
             finding = await self._ask("POST", target, body=body, patience=patience)
+            if strict and finding.good and (wrong := wrong_shape(target, finding.body)):
+                finding = Finding(verdict=Verdict.WRONG, words=wrong)
             if finding.verdict is not Verdict.MISSING:
                 break
         return finding
+
+    async def first_tokens(self, model: str, *, patience: float) -> FirstTokens | Finding:
+        """Have the same few tokens generated as every engine of the model is asked for; else say why there are none."""
+        body = json.dumps({"model": model, **COMPARISON}).encode()
+        finding = await self._ask("POST", COMPLETIONS, body=body, patience=patience)
+        if not finding.good:
+            return finding
+        if (tokens := first_tokens(finding.body)) is None:
+            return Finding(verdict=Verdict.MISSING, words=f"{COMPLETIONS} tells no alternatives to its tokens")
+        return tokens
 
     async def _ask(self, method: str, target: str, *, body: bytes = b"", patience: float) -> Finding:
         with trio.move_on_after(patience):

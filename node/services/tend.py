@@ -1,74 +1,37 @@
-"""Keeps the engine alive: prepare, launch, make sure that it answers, watch it, start it again, end it gently.
+"""Keeps the engine alive, and takes what others wish for it: start, restart, stop, lend, change its strategy.
 
-Keeps the `EngineBoard` port. Knows the launcher and the upstream as ports, and the table of states; knows neither
-vLLM nor processes. Every await of the engine has a deadline; a wish (`stop`, `restart`) interrupts all of them.
+Keeps the `EngineBoard` port. The work is `EngineLoop`'s; here is what each wish means for the next. Two ways lead to
+another plan without losing a prompt: `succeed` starts a second process beside the one that serves and changes over in
+one step; `exchange` ends the one and starts the other, and returns to the old plan at once where the new one does not
+become ready. See docs/decisions/switching.md.
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import structlog
 import trio
 
-from node.core.engine_end import describe_end, hopeless
-from node.core.engine_state import SERVING, EngineEvent, EngineLife, EngineSnapshot, EngineState, ServedModel
+from node.core.answer_check import FirstTokens
+from node.core.engine_state import AT_REST, SERVING, EngineSnapshot, EngineState, ServedModel
+from node.core.strategy import Strategy
+from node.core.switching import DONE, OVERRULED, Outcome, same_answers
 from node.errors import EngineUnavailable, Unavailable
-from node.ports import Endpoint, EngineLauncher, EngineProcess, LaunchPlan, Upstream
-from node.services.engine_probe import EngineProbe, Finding, Verdict
+from node.ports import Endpoint, EngineLauncher, LaunchPlan, Upstream
+from node.services.engine_hold import Held, hold
+from node.services.engine_loop import EngineLoop
+from node.services.engine_watch import DOWN_LIMIT, Fault, Ready, TendLimits, unavailable
+from node.services.engine_wish import Attempt, Wish
 from node.services.race import first
 
-log = structlog.get_logger(__name__)
-
-READY_TICK = 0.5  # s between questions while it starts; a refused connection costs nothing
-DRAIN_TICK = 0.05  # s between looks at what still runs
-DOWN_LIMIT = 3  # health checks in a row that say "broken" before it is believed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TendLimits:
-    """How long the keeper is patient, in seconds.
-
-    Attributes:
-        start_timeout: from launch to the first token; a hub download happens inside.
-        hang_after: with neither health nor a byte for so long it hangs. A long prefill on CPU can block /health.
-        health_every: between health checks.
-        probe_timeout: for one answer to a health check.
-        stop_grace: from SIGTERM to SIGKILL once nothing runs any more; vLLM takes 3 s on an idle machine.
-    """
-
-    start_timeout: float = 600.0
-    hang_after: float = 120.0
-    health_every: float = 5.0
-    probe_timeout: float = 10.0
-    stop_grace: float = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
-    """What the operator or the tuner wants. `deadline`: the loop's time until which what runs may finish."""
-
-    number: int
-    running: bool
-    plan: LaunchPlan
-    reason: str
-    deadline: float = float("-inf")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _End:
-    """Why a life ended by itself. A life that was told to end has none."""
-
-    event: EngineEvent
-    reason: str
-    log_tail: tuple[str, ...] = ()
+__all__ = ["DOWN_LIMIT", "EngineKeeper", "TendLimits"]
 
 
 class EngineKeeper:
     """One engine, kept alive. `run` does the work; the other methods may be called at any time from any task.
 
     Capabilities:
-        in_flight: how many prompts the engine is working on; a drain waits until there is none.
+        in_flight: how many prompts the engine at an endpoint is working on; a drain waits until there is none.
         last_activity: the loop's time of the last byte from an endpoint, None before the first.
         luck: numbers in [0, 1), which spread new starts.
         on_change: told of every new snapshot, in order, from within the loop; it must not block.
@@ -81,314 +44,260 @@ class EngineKeeper:
         upstream: Upstream,
         plan: LaunchPlan,
         limits: TendLimits,
-        in_flight: Callable[[], int],
+        in_flight: Callable[[Endpoint], int],
         last_activity: Callable[[Endpoint], float | None],
         luck: Callable[[], float],
         on_change: Callable[[EngineSnapshot], None],
     ) -> None:
         self._launcher = launcher
-        self._upstream = upstream
-        self._limits = limits
-        self._in_flight = in_flight
-        self._last_activity = last_activity
-        self._luck = luck
-        self._on_change = on_change
-        self._wish = _Wish(number=0, running=True, plan=plan, reason="the node starts")
-        self._lease: trio.CancelScope | None = None  # of whoever the engine is lent to: until it ends, none runs
-        self._process: EngineProcess | None = None
-        self._models: tuple[ServedModel, ...] = ()
-        self._news = trio.Event()
-        self._life = EngineLife(
-            snapshot=EngineSnapshot(
-                state=EngineState.STOPPED,
-                since=float("-inf"),
-                model=plan.served_name or None,
-                strategy=plan.strategy.name,
-                reason="not started yet",
-            )
+        self._loop = EngineLoop(
+            launcher=launcher,
+            upstream=upstream,
+            plan=plan,
+            limits=limits,
+            in_flight=in_flight,
+            last_activity=last_activity,
+            luck=luck,
+            on_change=on_change,
         )
+        self._record = self._loop.record
+
+    async def run(self) -> None:
+        """Keep the engine as it is wished to be, until cancelled; cancelled, it leaves nothing behind."""
+        await self._loop.run()
 
     # --- what can be read
 
     def snapshot(self) -> EngineSnapshot:
         """See the port."""
-        return self._life.snapshot
+        return self._record.snapshot
 
     def endpoint(self) -> Endpoint | None:
         """See the port."""
-        if self._process is None or self._life.snapshot.state not in SERVING:
-            return None
-        return self._process.endpoint
+        return self._serving.process.endpoint if self._serving is not None else None
 
     def models(self) -> tuple[ServedModel, ...]:
         """Return what the engine lists; empty until it was ready once."""
-        return self._models
+        return self._loop.models
+
+    def plan(self) -> LaunchPlan:
+        """Return what it runs, or is on its way to."""
+        return self._loop.wish.plan
+
+    def launched(self) -> Strategy | None:
+        """Return what the engine that serves now was launched with; None while none serves."""
+        return self._serving.plan.strategy if self._serving is not None else None
+
+    def starts(self) -> tuple[float, ...]:
+        """Return the seconds from launch to the first token of the last starts, oldest first."""
+        return self._record.starts()
+
+    def troubles(self) -> int:
+        """Count the unplanned ends of the last ten minutes under the present strategy."""
+        return self._record.troubles()
+
+    def absent_s(self) -> float:
+        """Return the seconds, since it served for the first time, in which no engine served."""
+        return self._record.absent_s()
 
     async def changed(self, than: EngineSnapshot) -> EngineSnapshot:
         """See the port."""
-        while self._life.snapshot == than:
-            await self._news.wait()
-        return self._life.snapshot
+        while self._record.snapshot == than:
+            await self._record.news()
+        return self._record.snapshot
+
+    @property
+    def _serving(self) -> Held | None:
+        return self._loop.held if self._record.state in SERVING else None
 
     # --- what can be wished
 
     def start(self, *, reason: str) -> None:
         """Want it running: after a stop, or at once where it waits for its next start or has failed for good."""
-        waiting = self._life.snapshot.state in (EngineState.BACKOFF, EngineState.FAILED)
-        if waiting or not self._wish.running:
-            self._tell(replace(self._wish, running=True, reason=reason))
+        waiting = self._record.state in (EngineState.BACKOFF, EngineState.FAILED)
+        if waiting or not self._loop.wish.running:
+            self._loop.tell(replace(self._loop.wish.untried(), running=True, reason=reason))
 
     def restart(self, *, reason: str, plan: LaunchPlan | None = None, grace: float = 0.0) -> None:
-        """Want it ended, after what runs (for at most `grace` seconds), and started anew, by another plan perhaps."""
-        deadline = trio.current_time() + grace
-        self._tell(_Wish(number=0, running=True, plan=plan or self._wish.plan, reason=reason, deadline=deadline))
+        """Want it ended, after what runs (for at most `grace` seconds), and started anew, by another plan perhaps.
+
+        Prompts may wait for it meanwhile.
+        """
+        wish, deadline = self._loop.wish.untried(), trio.current_time() + grace
+        self._loop.tell(Wish(running=True, plan=plan or wish.plan, reason=reason, deadline=deadline, returning=True))
 
     async def stop(self, *, reason: str, grace: float = 0.0) -> None:
         """Want it ended, after what runs (for at most `grace` seconds); return once it is, or is wanted again.
 
         A second call with less grace shortens the first's. Needs `run` to run. Cancelled, the wish remains.
         """
-        deadline = trio.current_time() + grace
-        self._tell(replace(self._wish, running=False, reason=reason, deadline=deadline))
-        while not self._wish.running and self._life.snapshot.state is not EngineState.STOPPED:
-            await self._news.wait()
+        self._loop.tell(self._away(reason, grace, returning=False))
+        while not self._loop.wish.running and not self._loop.empty():
+            await self._record.news()
 
     @asynccontextmanager
     async def lent(self, *, reason: str, grace: float) -> AsyncIterator[None]:
         """Have it ended as `stop` does and kept so for the block; then, whatever happened, it is wanted again.
 
-        Who wishes something else meanwhile (the node's end, a restart) gets it: the block is cancelled first.
+        Prompts may wait for it meanwhile. Who wishes something else (the node's end, a restart) gets it: the block is
+        cancelled first.
 
         Raises:
             Unavailable: it is not to be had now, or it was taken back.
         """
-        if not self._wish.running:
-            raise Unavailable(f"the engine is not to be had: {self._wish.reason}")
+        loop = self._loop
+        if not loop.wish.running:
+            raise Unavailable(f"the engine is not to be had: {loop.wish.reason}")
         with trio.CancelScope() as lease:
-            self._tell(replace(self._wish, running=False, reason=reason, deadline=trio.current_time() + grace))
-            self._lease, mine = lease, self._wish.number
+            loop.tell(self._away(reason, grace, returning=True))
+            loop.lease, mine = lease, loop.wish.number
             try:
-                while self._life.snapshot.state is not EngineState.STOPPED:
-                    await self._news.wait()
+                while not loop.empty():
+                    await self._record.news()
                 yield
             finally:
-                self._lease = None
-                back = replace(self._wish, running=True, reason=f"no longer {reason}")
-                self._tell(back if self._wish.number == mine else self._wish)
+                loop.lease = None
+                back = replace(loop.wish, running=True, reason=f"no longer {reason}")
+                loop.change(back if loop.wish.number == mine else loop.wish)
         if lease.cancelled_caught:
-            raise Unavailable(f"the engine was taken back: {self._wish.reason}")
+            raise Unavailable(f"the engine was taken back: {loop.wish.reason}")
 
-    def _tell(self, wish: _Wish) -> None:
-        if self._lease is not None:
-            self._lease.cancel()
-        self._wish = replace(wish, number=self._wish.number + 1)
-        self._announce()
+    def _away(self, reason: str, grace: float, *, returning: bool) -> Wish:
+        deadline = trio.current_time() + grace
+        return replace(self._loop.wish.untried(), running=False, reason=reason, deadline=deadline, returning=returning)
 
-    # --- the loop
+    def rename(self, plan: LaunchPlan, *, reason: str) -> None:
+        """Say that what runs works as by `plan` without a restart; the next start is by that plan."""
+        self._loop.amend(replace(self._loop.wish, plan=plan, standing=reason))
+        self._record.forget()
+        self._record.show(strategy=plan.strategy.name, reason=reason)
 
-    async def run(self) -> None:
-        """Keep the engine as it is wished to be, until cancelled; cancelled, it leaves nothing behind."""
-        while True:
-            wish = self._wish
-            if wish.running and self._lease is None:
-                await self._live(wish)
-                await self._pause(wish)
-            else:
-                if self._life.snapshot.state is not EngineState.STOPPED:
-                    self._apply(EngineEvent.STOP, wish.reason)
-                await self._told(wish)
+    # --- another plan, without losing a prompt
 
-    async def _pause(self, wish: _Wish) -> None:
-        """Wait for the next start, for the first wish after a failure, or not at all."""
-        snapshot = self._life.snapshot
-        if snapshot.state is EngineState.BACKOFF and snapshot.retry_at is not None:
-            with trio.move_on_at(snapshot.retry_at):
-                await self._told(wish)
-        elif snapshot.state is EngineState.FAILED:
-            await self._told(wish)
+    async def succeed(
+        self, plan: LaunchPlan, *, reason: str, start_timeout: float, patience: float, compare: bool = True
+    ) -> Outcome:
+        """Start a second engine beside the one that serves, and change over to it in one step once it is ready.
 
-    async def _live(self, wish: _Wish) -> None:
-        """One life, from BEGIN to the state that it leaves behind."""
-        snapshot = self._life.snapshot
-        self._life = replace(
-            self._life,
-            snapshot=replace(snapshot, model=wish.plan.served_name or None, strategy=wish.plan.strategy.name),
-        )
-        self._apply(EngineEvent.BEGIN, wish.reason if snapshot.retry_at is None else "starting again")
-        try:
-            await self._prepare(wish)
-            if self._wish.number == wish.number:
-                async with self._launcher.launch(wish.plan) as process:
-                    await self._attend(process, wish)
-            else:
-                self._apply(EngineEvent.STOP, self._wish.reason)
-                self._apply(EngineEvent.ENDED, self._wish.reason)
-        except EngineUnavailable as error:
-            event = EngineEvent.HOPELESS if error.permanent else EngineEvent.TROUBLE
-            self._apply(event, f"{error.message} {error.remedy}".strip())
-        finally:
-            self._process = None
+        The old one then takes nothing new and ends with the last of what it answers, in the background. Where the new
+        one fails, nobody notices. Where the old one dies meanwhile, the new one is the engine as soon as it is ready.
+        Cancelled, the new one is put away.
 
-    async def _prepare(self, wish: _Wish) -> None:
-        """Make ready what the plan needs, or as much of it as fits before the next wish."""
+        Args:
+            plan: what the new one is started by.
+            reason: why; the snapshot says so from the change on.
+            start_timeout: seconds from launch until it must be ready.
+            patience: seconds for what the old one still answers, from the change on.
+            compare: whether its first tokens must be the old one's, as far as both can be had.
+        """
+        await self._alone()
+        wish = self._loop.wish
+        if not wish.running or self._record.state is not EngineState.READY:
+            return Outcome(result=OVERRULED, reason=f"no engine serves that another could follow: {wish.reason}")
 
-        async def prepared() -> EngineUnavailable | None:
+        async def followed() -> Outcome:
+            reference = await self._reference(plan) if compare else None
             try:
-                await self._launcher.prepare(wish.plan, tell=self._progress)
+                return await self._follow(wish, plan, reference, reason, start_timeout, patience)
             except EngineUnavailable as error:
-                return error  # carried out by hand: a nursery would wrap it into a group
+                return unavailable(error).outcome
+
+        async def told() -> Outcome:
+            await self._loop.told(wish)
+            return self._overruled()
+
+        with self._loop.heir_expected():
+            return await first(followed, told)
+
+    async def _follow(  # what `succeed` was asked, and what it knows by now
+        self,
+        wish: Wish,
+        plan: LaunchPlan,
+        reference: FirstTokens | None,
+        reason: str,
+        start_timeout: float,
+        patience: float,
+    ) -> Outcome:
+        nursery = self._loop.nursery
+        if nursery is None:
+            return self._overruled()
+        await self._launcher.prepare(plan, tell=_unheard)
+        heir = await hold(nursery, self._launcher, plan)
+
+        async def ended() -> Fault | Ready:
+            return heir.fault(await heir.process.wait(), starting=True)
+
+        async def ready() -> Fault | Ready:
+            watch = self._loop.watch(heir)
+            return await watch.until_ready(within=start_timeout, tell=_unheard, reference=reference)
+
+        try:
+            found = await first(ended, ready)
+            if isinstance(found, Fault):
+                return found.outcome
+            if self._loop.wish.number != wish.number:
+                return self._overruled()
+            self._loop.take_over(heir, found, reason=reason, patience=patience)
+            return Outcome(result=DONE, reason=reason)
+        finally:
+            if self._loop.held is not heir:
+                await heir.let_go()
+
+    async def exchange(
+        self,
+        plan: LaunchPlan,
+        *,
+        fallback: LaunchPlan | None,
+        reason: str,
+        start_timeout: float,
+        patience: float,
+        compare: bool = True,
+    ) -> Outcome:
+        """End the engine once nothing runs and start it by another plan; return once it serves again, or cannot.
+
+        What runs is never cut off: where it does not end within `patience` seconds, the engine takes prompts again.
+        Where the new one does not become ready, `fallback` is started at once; this returns when that serves, or has
+        troubles of its own, which are tended as ever. Cancelled before the old one has ended, it serves on; cancelled
+        later, the change goes its way. The other arguments are those of `succeed`.
+        """
+        await self._alone()
+        loop, before = self._loop, self._loop.wish
+        reference = await self._reference(plan) if compare else None
+        if loop.wish.number != before.number or not before.running:
+            return self._overruled()
+        attempt = Attempt(fallback=fallback, before=before, start_timeout=start_timeout, reference=reference)
+        wish = Wish(running=True, plan=plan, reason=reason, standing=reason, returning=True, attempt=attempt)
+        loop.tell(replace(wish, deadline=trio.current_time() + patience))
+        try:
+            while attempt.outcome is None:
+                await self._record.news()
+        finally:
+            if attempt.open and self._record.state in SERVING:
+                attempt.withdrawn = True
+                loop.amend(replace(loop.wish, deadline=float("-inf")))
+        number = loop.wish.number
+        while attempt.outcome.failed and loop.wish.number == number and self._record.state not in AT_REST:
+            await self._record.news()
+        return attempt.outcome
+
+    async def _alone(self) -> None:
+        """Wait until no engine is on its way out any more: nobody reckons with memory for three."""
+        while self._loop.leaving:
+            await self._record.news()
+
+    async def _reference(self, plan: LaunchPlan) -> FirstTokens | None:
+        """Ask the engine that serves for what one by `plan` must agree with; None where they need not agree."""
+        held, model = self._loop.held, self._record.snapshot.model
+        if held is None or model is None or self._record.state is not EngineState.READY:
             return None
+        same = (held.plan.model, held.plan.served_name, held.plan.dtype) == (plan.model, plan.served_name, plan.dtype)
+        if not same or not same_answers(held.plan.strategy, plan.strategy):
+            return None
+        return await self._loop.watch(held).first_tokens(model)
 
-        if error := await first(prepared, lambda: self._told(wish)):
-            raise error
+    def _overruled(self) -> Outcome:
+        return Outcome(result=OVERRULED, reason=self._loop.wish.reason)
 
-    async def _attend(self, process: EngineProcess, wish: _Wish) -> None:
-        """From the process's birth to its end."""
-        self._process = process
-        self._apply(EngineEvent.SPAWNED, "the engine process runs", pid=process.pid)
-        end = await first(
-            lambda: self._exit(process), lambda: self._raise_and_watch(process, wish), lambda: self._told(wish)
-        )
-        if isinstance(end, _End):
-            # Before the process is killed (on leaving its context): from now on nobody is sent there.
-            self._apply(end.event, end.reason, log_tail=end.log_tail)
-        else:
-            await self._put_down(process)
 
-    async def _exit(self, process: EngineProcess) -> _End:
-        """Wait for its end, which was not asked for."""
-        ended = await process.wait()
-        starting = self._life.snapshot.state is EngineState.STARTING
-        lost = starting and hopeless(ended.code, ended.log_tail)
-        when = "while starting" if starting else "while serving"
-        return _End(
-            event=EngineEvent.HOPELESS if lost else EngineEvent.TROUBLE,
-            reason=f"the engine {describe_end(ended.code, ended.signal, ended.log_tail)} ({when})",
-            log_tail=ended.log_tail,
-        )
-
-    # --- up
-
-    async def _raise_and_watch(self, process: EngineProcess, wish: _Wish) -> _End:
-        probe = EngineProbe(self._upstream, process.endpoint, patience=self._limits.probe_timeout)
-        if problem := await self._not_ready(probe, wish.plan):
-            return self._trouble(process, f"the engine did not become ready: {problem}")
-        self._apply(EngineEvent.ANSWERED, "healthy, and it answers")
-        return await self._watch(process, probe)
-
-    async def _not_ready(self, probe: EngineProbe, plan: LaunchPlan) -> str:
-        """Ask until it is ready; return "" then, and what is wrong once there is no hope or no time left."""
-        latest = Finding(verdict=Verdict.SILENT, words="it has not answered yet")
-        with trio.move_on_after(self._limits.start_timeout):
-            while True:
-                latest = await self._examine(probe, plan)
-                if latest.good:
-                    return ""
-                if latest.verdict is Verdict.REFUSED:
-                    return latest.words
-                await trio.sleep(READY_TICK)
-        return f"{latest.words}, after {self._limits.start_timeout:g} s"
-
-    async def _examine(self, probe: EngineProbe, plan: LaunchPlan) -> Finding:
-        """Health, then models, then a token: the last finding tells how far it got."""
-        finding = await probe.health()
-        if not finding.good:
-            return finding
-        finding, models = await probe.models()
-        if not finding.good:
-            return finding
-        names = tuple(model.name for model in models)
-        model = plan.served_name or (names[0] if names else "")
-        if model not in names:
-            words = f"it serves {', '.join(names) or 'no model'}, not {model or 'any'}"
-            return Finding(verdict=Verdict.DOWN, words=words)
-        self._progress("it listens; waiting for its first token")
-        finding = await probe.token(model, patience=self._limits.start_timeout)
-        if finding.verdict is Verdict.MISSING:
-            # It generates and embeds nothing (it ranks, say): being well and listing its model must do.
-            finding = replace(finding, verdict=Verdict.GOOD)
-        if finding.good:
-            self._models = models
-            self._show(replace(self._life.snapshot, model=model))
-        return finding
-
-    async def _watch(self, process: EngineProcess, probe: EngineProbe) -> _End:
-        """Until it hangs or is broken. Its exit is another task's to see."""
-        last_well = trio.current_time()
-        down = 0
-        while True:
-            await trio.sleep(self._limits.health_every)
-            finding = await probe.health()
-            now = trio.current_time()
-            down = down + 1 if finding.verdict is Verdict.DOWN else 0
-            if finding.good:
-                last_well = now
-            if down >= DOWN_LIMIT:
-                return self._trouble(process, f"the engine is broken: {finding.words}")
-            last_byte = self._last_activity(process.endpoint)
-            silence = now - max(last_well, last_byte if last_byte is not None else last_well)
-            if silence >= self._limits.hang_after:
-                words = f"the engine hangs: neither health nor a byte for {silence:.0f} s ({finding.words})"
-                return self._trouble(process, words)
-
-    def _trouble(self, process: EngineProcess, reason: str) -> _End:
-        return _End(event=EngineEvent.TROUBLE, reason=reason, log_tail=process.log_tail())
-
-    # --- down
-
-    async def _put_down(self, process: EngineProcess) -> None:
-        """End it as the wish says: what runs first, then the process."""
-        if self._life.snapshot.state is EngineState.READY:
-            self._apply(EngineEvent.DRAIN, self._wish.reason)
-            if end := await first(lambda: self._exit(process), self._idle):
-                self._apply(EngineEvent.TROUBLE, end.reason)
-                return
-        wish = self._wish  # read with what is decided by it: the next wish may come before the next await returns
-        self._apply(EngineEvent.STOP, wish.reason)
-        grace = self._limits.stop_grace if wish.deadline > trio.current_time() else 0.0
-        await first(lambda: process.stop(grace=grace), lambda: self._hurry(process, wish))
-        self._apply(EngineEvent.ENDED, self._wish.reason)
-
-    async def _idle(self) -> None:
-        """Wait until nothing runs or the wish's patience is over; a later wish may shorten it."""
-        # The count is another service's, which owes us no event; a look costs nothing.
-        while self._in_flight() > 0 and trio.current_time() < self._wish.deadline:  # noqa: ASYNC110
-            await trio.sleep(DRAIN_TICK)
-
-    async def _hurry(self, process: EngineProcess, wish: _Wish) -> None:
-        """Kill it at once when a later wish has no patience left."""
-        while wish.number == self._wish.number or self._wish.deadline > trio.current_time():
-            await self._news.wait()
-        await process.stop(grace=0.0)
-
-    # --- bookkeeping
-
-    async def _told(self, wish: _Wish) -> None:
-        """Wait until another wish has replaced this one."""
-        while self._wish.number == wish.number:
-            await self._news.wait()
-
-    def _apply(
-        self, event: EngineEvent, reason: str, *, log_tail: tuple[str, ...] = (), pid: int | None = None
-    ) -> None:
-        self._life = self._life.after(
-            event, now=trio.current_time(), luck=self._luck(), reason=reason, log_tail=log_tail, pid=pid
-        )
-        snapshot = self._life.snapshot
-        log.info("engine.state", state=snapshot.state.value, reason=reason, pid=snapshot.pid)
-        self._announce()
-        self._on_change(snapshot)
-
-    def _progress(self, words: str) -> None:
-        self._show(replace(self._life.snapshot, progress=words))
-
-    def _show(self, snapshot: EngineSnapshot) -> None:
-        if snapshot == self._life.snapshot:
-            return
-        self._life = replace(self._life, snapshot=snapshot)
-        self._announce()
-        self._on_change(snapshot)
-
-    def _announce(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
+def _unheard(_: str) -> None:
+    """Hear what is told of an engine that is not the engine yet."""

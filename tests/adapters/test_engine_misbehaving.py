@@ -42,7 +42,7 @@ class Kept:
             upstream=self.upstream,
             plan=plan,
             limits=limits,
-            in_flight=lambda: self.running,
+            in_flight=lambda _: self.running,
             last_activity=self.upstream.last_activity,
             luck=lambda: 0.0,
             on_change=self.note,

@@ -102,7 +102,7 @@ async def test_one_start_of_the_real_engine_keeps_every_promise(tmp_path: Path) 
         upstream=upstream,
         plan=plan,
         limits=TendLimits(start_timeout=START_WITHIN),
-        in_flight=lambda: running,
+        in_flight=lambda _: running,
         last_activity=upstream.last_activity,
         luck=lambda: 0.0,
         on_change=seen.append,

@@ -148,3 +148,17 @@ async def test_the_key_is_never_shown(subject: Subject) -> None:
         key = process.endpoint.api_key
         assert key
         assert key not in repr(process.endpoint)
+
+
+async def test_two_may_live_at_once_and_either_may_end_first(subject: Subject) -> None:
+    async with subject.launcher.launch(subject.plan) as one:
+        await subject.until_up(one)
+        async with subject.launcher.launch(subject.plan) as other:
+            await subject.until_up(other)
+            with trio.fail_after(DEADLINE):
+                await one.stop(grace=5)
+            with trio.move_on_after(0.3) as patience:
+                await other.wait()
+            assert patience.cancelled_caught
+            with trio.fail_after(DEADLINE):
+                await other.stop(grace=5)

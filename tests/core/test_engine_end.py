@@ -1,6 +1,6 @@
 """Why an engine ended, said so that a volunteer understands it."""
 
-from node.core.engine_end import describe_end, hopeless, telling_line
+from node.core.engine_end import describe_end, hopeless, lacked_memory, telling_line
 
 
 def test_a_signal_is_said_in_words() -> None:
@@ -30,3 +30,13 @@ def test_only_a_refused_command_line_is_hopeless() -> None:
     assert hopeless(2, ("api_server.py: error: unrecognized arguments: --nonsense",))
     assert not hopeless(2, ("something else",))
     assert not hopeless(1, ("api_server.py: error: unrecognized arguments",))
+
+
+def test_a_want_of_memory_is_known_by_signal_or_words() -> None:
+    assert lacked_memory(9, ())
+    assert lacked_memory(7, ())
+    assert lacked_memory(None, ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate",))
+    assert lacked_memory(None, ("ValueError: Free memory on device (1.2/80 GiB) on startup is less than desired",))
+    assert lacked_memory(None, ("ValueError: No available memory for the cache blocks.",))
+    assert not lacked_memory(11, ("ValueError: no room",))
+    assert not lacked_memory(None, ("ValueError: something else",))

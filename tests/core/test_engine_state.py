@@ -122,6 +122,39 @@ def test_the_log_of_a_death_is_kept_until_it_is_ready_again() -> None:
     assert after(again, E.ANSWERED).snapshot.log_tail == ()
 
 
+def test_a_drain_that_is_given_up_and_a_change_over_lead_back_to_ready_and_count_nothing() -> None:
+    served = after(life(), E.BEGIN, E.SPAWNED, E.ANSWERED)
+    assert after(served, E.DRAIN, E.RESUMED).snapshot.state is S.READY
+    followed = served.after(E.SUCCEEDED, now=0, luck=0, reason="better", pid=8).snapshot
+    assert (followed.state, followed.pid, followed.restarts) == (S.READY, 8, 0)
+
+
+def test_one_that_takes_over_from_a_dead_one_ends_its_wait() -> None:
+    died = after(life(), E.BEGIN, E.SPAWNED, E.TROUBLE)
+    followed = after(died, E.SUCCEEDED)
+    assert (followed.snapshot.state, followed.snapshot.retry_at, followed.unready) == (S.READY, None, 0)
+
+
+def test_it_returns_only_from_where_it_was_taken_on_purpose_and_until_it_is_back_or_in_trouble() -> None:
+    def told(before: EngineLife, *events: EngineEvent) -> list[bool]:
+        said: list[bool] = []
+        for event in events:
+            before = before.after(event, now=0, luck=0, reason="", returning=True)
+            said.append(before.snapshot.returning)
+        return said
+
+    assert told(life(), E.BEGIN, E.SPAWNED, E.ANSWERED) == [False, False, False]  # the first start
+    served = after(life(), E.BEGIN, E.SPAWNED, E.ANSWERED)
+    away = (E.DRAIN, E.STOP, E.ENDED, E.BEGIN, E.SPAWNED)
+    assert told(served, *away, E.ANSWERED) == [True] * 5 + [False]
+    assert told(served, *away, E.TROUBLE, E.BEGIN) == [True] * 5 + [False, False]
+    assert told(served, E.TROUBLE, E.BEGIN, E.SPAWNED) == [False, False, False]  # after a crash
+    assert told(served, E.DRAIN, E.RESUMED) == [True, False]
+    for event in away:  # and never where it is not to come back
+        served = after(served, event)
+        assert not served.snapshot.returning
+
+
 def test_the_process_id_is_told_only_while_there_may_be_a_process() -> None:
     spawned = after(life(), E.BEGIN).after(E.SPAWNED, now=0, luck=0, reason="", pid=7)
     assert spawned.snapshot.pid == 7

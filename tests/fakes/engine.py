@@ -15,6 +15,22 @@ from node.core.prompt import Headers
 from node.errors import Broken, EngineUnavailable
 from node.ports import Endpoint, EngineExit, LaunchPlan
 
+ONE_TOKEN = b'{"choices": [{"text": " 4"}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}'
+
+
+@dataclass
+class FakeFault:
+    """What is wrong with the engines of one strategy. Times in seconds from the launch; None: never."""
+
+    refusal: EngineUnavailable | None = None  # raised by launch
+    load_time: float | None = None  # in place of the engine's
+    dies_after: float | None = None
+    code: int | None = None  # with which it ends then
+    signal: int | None = None
+    tail: tuple[str, ...] = ()
+    answer: bytes | None = None  # in place of every whole answer
+    says: str = ""  # the first of the greedy tokens, in place of the sound ones
+
 
 @dataclass
 class FakeEngine:
@@ -33,6 +49,9 @@ class FakeEngine:
     prefill_time: float = 0.0
     token_time: float = 0.0
     at_work: int = 0  # answers being given now
+    faults: dict[str, FakeFault] = field(default_factory=dict)  # by the strategy's name
+    logprobs: bool = True  # tells the alternatives to its tokens
+    at_once: int = 0  # the most processes that ever lived at one time
     launches: list[LaunchPlan] = field(default_factory=list)
     processes: "list[FakeProcess]" = field(default_factory=list)
 
@@ -40,10 +59,14 @@ class FakeEngine:
 class FakeProcess:
     """One launched engine."""
 
-    def __init__(self, engine: FakeEngine, number: int) -> None:
+    def __init__(self, engine: FakeEngine, number: int, fault: FakeFault | None = None) -> None:
         self.engine = engine
         self.number = number
-        self.listens_at = trio.current_time() + engine.load_time
+        self.fault = fault or FakeFault()
+        load_time = engine.load_time if self.fault.load_time is None else self.fault.load_time
+        self.listens_at = trio.current_time() + load_time
+        doom = self.fault.dies_after
+        self.doomed_at = float("inf") if doom is None else trio.current_time() + doom
         self._ended = trio.Event()
         self._exit: EngineExit | None = None
         self.graces: list[float] = []
@@ -58,7 +81,12 @@ class FakeProcess:
 
     @property
     def alive(self) -> bool:
+        if trio.current_time() >= self.doomed_at:
+            self._meet_its_end()
         return self._exit is None
+
+    def _meet_its_end(self) -> None:
+        self.die(code=self.fault.code, signal=self.fault.signal, tail=self.fault.tail)
 
     def die(self, *, code: int | None = None, signal: int | None = None, tail: tuple[str, ...] = ()) -> None:
         if self._exit is None:
@@ -66,7 +94,10 @@ class FakeProcess:
             self._ended.set()
 
     async def wait(self) -> EngineExit:
-        await self._ended.wait()
+        with trio.move_on_at(self.doomed_at):
+            await self._ended.wait()
+        if self._exit is None:
+            self._meet_its_end()
         assert self._exit is not None
         return self._exit
 
@@ -102,9 +133,13 @@ class FakeLauncher:
 
     @asynccontextmanager
     async def launch(self, plan: LaunchPlan) -> AsyncIterator[FakeProcess]:
+        fault = self.engine.faults.get(plan.strategy.name, FakeFault())
+        if fault.refusal is not None:
+            raise fault.refusal
         self.engine.launches.append(plan)
-        process = FakeProcess(self.engine, len(self.engine.launches))
+        process = FakeProcess(self.engine, len(self.engine.launches), fault)
         self.engine.processes.append(process)
+        self.engine.at_once = max(self.engine.at_once, sum(each.alive for each in self.engine.processes))
         try:
             yield process
         finally:
@@ -171,7 +206,11 @@ class FakeUpstream:
             yield FakeAnswer(self.engine.health, b"")
         elif target == "/v1/models":
             yield FakeAnswer(200, json.dumps({"data": [{"id": name} for name in self.engine.names]}).encode())
-        elif not self.engine.tokens or b'"max_tokens":1,' in body.replace(b" ", b""):  # the keeper's probe
+        elif b'"logprobs":' in body:  # the keeper's comparison
+            yield FakeAnswer(self.engine.token, process.fault.answer or self._greedy(process.fault.says or "sing"))
+        elif b'"1 2 3"' in body:  # the keeper's probe
+            yield FakeAnswer(self.engine.token, process.fault.answer or ONE_TOKEN)
+        elif not self.engine.tokens:
             yield FakeAnswer(self.engine.token, b"{}")
         else:
             self.engine.at_work += 1
@@ -179,6 +218,12 @@ class FakeUpstream:
                 yield FakeStream(self.engine, process)
             finally:
                 self.engine.at_work -= 1
+
+    def _greedy(self, token: str) -> bytes:
+        tops = [{token: -0.1, "and": -2.5}, {"in": -0.2, "at": -1.9}]
+        logprobs = {"tokens": [token, "in"], "top_logprobs": tops} if self.engine.logprobs else None
+        choice = {"text": f"{token}in", "logprobs": logprobs}
+        return json.dumps({"choices": [choice], "usage": {"completion_tokens": 2}}).encode()
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

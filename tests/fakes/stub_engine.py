@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 DEFAULT_TOKENS = 16  # of an answer whose request sets no max_tokens
@@ -43,7 +44,11 @@ class Misbehaviour:
     grandchild: bool = False  # leave a child behind, in a session of its own
     token_delay: float = 0.0
     prefill_delay: float = 0.0
+    under_seqs: int | None = None  # do all of this only where started with this --max-num-seqs
+    garbage_answers: str = ""  # generate nothing but this token
+    empty_answers: bool = False  # generate no token, and say so
     only: str = ""  # "embeddings" or "chat": answer 404 to the other kinds
+    journal: str = ""  # add the body of each generation that is begun to this file
 
 
 class Stub:
@@ -130,6 +135,10 @@ class Stub:
             return await self.send_error(writer, 405, "BadRequestError", "Method Not Allowed")
         return await self.generate(kind, body, writer)
 
+    def write_down(self, body: bytes) -> None:
+        with Path(self.wrong.journal).open("ab") as journal:
+            journal.write(body.replace(b"\n", b" ") + b"\n")
+
     async def generate(self, kind: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
         try:
             asked = json.loads(body)
@@ -142,6 +151,8 @@ class Stub:
             return await self.send_error(writer, self.wrong.completions_status, "InternalServerError", "as configured")
         self.arrivals += 1
         arrival = self.arrivals
+        if self.wrong.journal:
+            self.write_down(body)
         self.waiting += 1
         try:
             await self.seats.acquire()
@@ -163,7 +174,7 @@ class Stub:
         for number in range(token_count(asked)):
             await self.perhaps_hang()
             await asyncio.sleep(self.wrong.token_delay)
-            yield f"t{number} "
+            yield self.wrong.garbage_answers or f"t{number} "
             self.tokens += 1
             if self.wrong.crash_after is not None and self.tokens >= self.wrong.crash_after:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -175,10 +186,16 @@ class Stub:
             await asyncio.Event().wait()
 
     async def whole(self, kind: str, asked: dict[str, Any], arrival: int, writer: asyncio.StreamWriter) -> bool:
-        text = "".join([token async for token in self.token_texts(asked)])
+        if self.wrong.empty_answers:
+            asked = {**asked, "max_tokens": 0, "max_completion_tokens": None}
+        tokens = [token async for token in self.token_texts(asked)]
+        text = "".join(tokens)
         self.served += 1
         piece = {"message": {"role": "assistant", "content": text}} if kind == "chat" else {"text": text}
-        choice = {"index": 0, "finish_reason": "length", **piece}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "length", **piece}
+        if asked.get("logprobs") and kind == "completions":
+            tops = [{token: -0.1, "other ": -2.4} for token in tokens]
+            choice["logprobs"] = {"tokens": tokens, "top_logprobs": tops, "token_logprobs": [-0.1] * len(tokens)}
         answer = {**self.frame(kind, arrival, "completion"), "choices": [choice], "usage": usage(asked)}
         return await self.send_json(writer, 200, answer, arrival=arrival)
 
@@ -265,7 +282,8 @@ async def chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 
 def token_count(asked: dict[str, Any]) -> int:
-    count = asked.get("max_completion_tokens") or asked.get("max_tokens")
+    count = asked.get("max_completion_tokens")
+    count = asked.get("max_tokens") if count is None else count
     return count if isinstance(count, int) else DEFAULT_TOKENS
 
 
@@ -290,7 +308,9 @@ def options() -> tuple[argparse.Namespace, Misbehaviour]:
     wrong = json.loads(known.stub)
     if unknown := set(wrong) - {field.name for field in fields(Misbehaviour)}:
         parser.error(f"no such misbehaviour: {unknown}")
-    return known, Misbehaviour(**wrong)
+    made = Misbehaviour(**wrong)
+    behaves = made.under_seqs not in (None, known.max_num_seqs)
+    return known, Misbehaviour() if behaves else made
 
 
 def misbehave_early(wrong: Misbehaviour) -> None:

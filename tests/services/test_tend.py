@@ -34,7 +34,7 @@ class World:
             upstream=self.upstream,
             plan=plan,
             limits=LIMITS,
-            in_flight=lambda: self.running,
+            in_flight=lambda _: self.running,
             last_activity=self.activity,
             luck=lambda: 1.0,
             on_change=self.seen.append,
