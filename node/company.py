@@ -20,7 +20,8 @@ from node.core.prompt import OWNER
 from node.core.router import LeastOutstanding
 from node.core.self_advert import Description, OwnAdverts, our_hello
 from node.core.standings import Standings
-from node.core.strategy import to_plain
+from node.core.strategy import Strategy
+from node.describing import describe
 from node.errors import NodeError
 from node.hands import SwarmHands
 from node.history import doubt_of
@@ -29,7 +30,7 @@ from node.policies import Policies, SwarmPolicies
 from node.ports import EngineBoard
 from node.record_ports import History
 from node.services.announce import Announcer
-from node.services.ask import SwarmReplica
+from node.services.ask import AskHold, SwarmReplica
 from node.services.discover import TARGET, Discovery
 from node.services.greet import Greeter
 from node.services.join import Joining
@@ -37,9 +38,10 @@ from node.services.part import Parter
 from node.services.replicate import Replication, Us
 from node.services.serve import LocalReplica
 from node.services.serve_peers import PeerServer
+from node.services.take_turns import Turns
 from node.services.watch_load import LoadWatch
 from protocol import inference, load
-from protocol.advert import BOOTSTRAP, SERVE, Engine, ModelOffer, ServeLimits
+from protocol.advert import ModelOffer
 from protocol.hello import Part, PartCode, Settled
 from protocol.ids import ContentDigest, PeerId
 from protocol.performance import PERFORMANCE
@@ -52,7 +54,6 @@ REMEMBER_EVERY = 60.0  # s
 DIGEST = 60.0  # s for reading a model's configuration and index
 FAULTLESS = 0.75  # standing: the last offence was 40 minutes ago
 LAST_FRAMES = 2.0  # s for the ends of answers to be sent, once the engine has given them
-SERVING = frozenset({EngineState.READY, EngineState.DRAINING})
 
 
 class OwnEngine(EngineBoard, Protocol):
@@ -76,6 +77,7 @@ class Home:
     luck: Callable[[], float]
     tell: Tell
     offence: Callable[[str], None]
+    strategy: Callable[[], Strategy] | None = None  # that the engine works under, levers included; None: the plan's
 
 
 class Company:
@@ -96,6 +98,7 @@ class Company:
         self._digest: ContentDigest | None = None  # of the engine's model
         self._watch = LoadWatch(streams=hands.network, swarm=hands.network, standings=self._standings)
         self._announcer = self._make_announcer()
+        self.turns = self._make_turns()
         self._joining = Joining(
             hands.network, self._addresses, wanted=self._wanted, luck=home.luck, tell=self._tell_alone
         )
@@ -230,6 +233,18 @@ class Company:
             luck=self._home.luck,
         )
 
+    def _make_turns(self) -> Turns:
+        home = self._home
+        return Turns(
+            me=home.me,
+            book=self.book,
+            standings=self._standings,
+            watch=self._watch,
+            running=lambda: home.replica.counts().running,
+            announce=self._announcer.look_again,
+            luck=home.luck,
+        )
+
     def _make_discovery(self) -> Discovery:
         hands = self._hands
         return Discovery(
@@ -279,6 +294,9 @@ class Company:
             watch=self._watch,
             luck=home.luck,
             on_change=self._discovery.apply,
+            hold=AskHold(
+                longest=self._policies.admission.longest_hold, prompts=max(self._policies.admission.waiting, 1)
+            ),
         )
 
     def _make_replication(self) -> Replication:
@@ -329,34 +347,19 @@ class Company:
 
     def _describe(self) -> Description:
         """Say what this node is and serves now."""
-        snapshot = self._home.engine.snapshot()
-        among, plan = self._among, self._policies.plan
-        serves = snapshot.state in SERVING and not among.access.serve.empty
-        roles = ((SERVE,) if serves else ()) + ((BOOTSTRAP,) if among.bootstrap else ())
-        quota = among.access.each
-        return Description(
+        home = self._home
+        return describe(
+            home.engine.snapshot(),
+            home.engine.models(),
+            policies=self._policies,
+            among=self._among,
             addresses=self.addresses,
-            models=tuple(map(self._offer, self._home.engine.models())) if serves else (),
-            roles=roles,
-            name=self._policies.name,
             hardware=self._hands.hardware,
-            engine=Engine(name="vllm") if serves and snapshot.strategy != "external" else None,
-            strategy=to_plain(plan.strategy) if serves else None,  # type: ignore[arg-type]
-            limits=ServeLimits(
-                running=self._policies.admission.running,
-                waiting=self._policies.admission.waiting,
-                body_bytes=among.limits.body_bytes,
-                requests_per_minute=quota.requests_per_minute,
-                tokens_per_minute=quota.tokens_per_minute,
-                concurrent=quota.concurrent,
-            )
-            if serves
-            else None,
+            strategy=home.strategy() if home.strategy is not None else self._policies.plan.strategy,
+            digest=self._digest,
+            running=home.replica.load().slots,
+            intends=self.turns.intends(),
         )
-
-    def _offer(self, served: ServedModel) -> ModelOffer:
-        own = served.name == self._home.engine.snapshot().model  # adapters have contents of their own
-        return ModelOffer(name=served.name, max_length=served.max_length, digest=self._digest if own else None)
 
     async def _follow_engine(self) -> None:
         snapshot = self._home.engine.snapshot()

@@ -28,6 +28,9 @@ SERVE: Final = "serve"  # answers prompts of those it lets
 BOOTSTRAP: Final = "bootstrap"  # is meant to be dialled first
 RELAY: Final = "relay"  # reserved: lends circuits to nodes that cannot be dialled
 
+SWITCH: Final = "switch"  # wants to take its engine away for a moment, and waits for its turn
+SWITCHING: Final = "switching"  # has its turn: the engine is away, or about to be, or just back
+
 
 def _unpinned(text: str) -> str:
     return ModelName(text).name
@@ -108,6 +111,8 @@ class Advert:
         versions: as in the greeting, for those who have not met the node.
         leaving: true in the last advert of a run: the node is gone from now on.
         strategy: the fields of the acceleration strategy, for those who predict by it.
+        intends: an open word: what the node is about to do with its engine; see above for those in use. Peers that
+            serve the same model keep theirs meanwhile.
         circuits: reserved: relayed addresses.
         price: reserved.
     """
@@ -123,6 +128,7 @@ class Advert:
     hardware: Annotated[Hardware | None, Nested(Hardware)] = None
     engine: Annotated[Engine | None, Nested(Engine)] = None
     strategy: Annotated[Mapping[str, Value] | None, Opaque()] = None
+    intends: Annotated[str | None, _WORD] = None
     circuits: Annotated[tuple[str, ...] | None, Items(MULTIADDR, limits.CIRCUITS)] = None
     price: Annotated[Mapping[str, Value] | None, Opaque()] = None
     limits: Annotated[ServeLimits | None, Nested(ServeLimits)] = None  # last: from here on the name is the field's

@@ -34,12 +34,15 @@ class AdmissionLimits:
         running: prompts at the engine together; vLLM queues beyond its `max_num_seqs`, unfairly, so keep to it.
         waiting: tickets in the queue.
         longest_wait: seconds in the queue after which a client is told to come back.
+        longest_hold: seconds from a prompt's coming that it waits for an engine that is away for a moment. A large
+            model loads for minutes, but few clients wait for more than two.
         reserved: of `running`, those that peers never take. With all of them reserved, peers are declined at once.
     """
 
     running: int = 64
     waiting: int = 256
     longest_wait: float = 60.0
+    longest_hold: float = 120.0
     reserved: int = 0
 
     @property
@@ -116,6 +119,11 @@ class Admission:
     def slots(self) -> int:
         """Tickets that hold a slot together at most."""
         return self._limits.running
+
+    @property
+    def limits(self) -> AdmissionLimits:
+        """What holds now."""
+        return self._limits
 
     def takes(self, requester: Requester) -> bool:
         """Tell whether a prompt that came now would be admitted or queued, not declined."""

@@ -34,7 +34,8 @@ JITTER: Final = 0.1  # of an interval, taken off: added, it would let a lease en
 class Description:
     """What a node serves, with what, and where it is reached: an advert without its stamp.
 
-    `strategy` holds the fields of the acceleration strategy; None of anything leaves it unsaid.
+    `strategy` holds the fields of the acceleration strategy, `intends` a word of `protocol.advert`; None of anything
+    leaves it unsaid.
     """
 
     addresses: tuple[Address, ...] = ()
@@ -45,6 +46,7 @@ class Description:
     engine: Engine | None = None
     strategy: Mapping[str, Value] | None = None
     limits: ServeLimits | None = None
+    intends: str | None = None
 
 
 def software(version: str) -> str:
@@ -111,6 +113,7 @@ class OwnAdverts:
             engine=description.engine,
             strategy=description.strategy,
             limits=description.limits,
+            intends=description.intends,
         )
 
     def leave(self, *, now_us: int) -> Advert:

@@ -34,6 +34,8 @@ class Standing:
         fresh: whether it is recent enough to be relied on without asking again.
         closed: why it would not take a prompt now; "" where it would.
         closed_until: when that is worth doubting.
+        returning: whether it said last that it takes nothing for the moment, which is what a node says whose engine
+            changes its strategy (docs/protocol/load.md): worth waiting for where nobody else serves.
     """
 
     work: float
@@ -43,6 +45,7 @@ class Standing:
     fresh: bool
     closed: str
     closed_until: float
+    returning: bool = False
 
     @property
     def full(self) -> bool:
@@ -145,6 +148,7 @@ class Standings:
             fresh=load is not None and age <= FRESH_FOR,
             closed=closed,
             closed_until=until,
+            returning=load is not None and load.serving is Serving.DRAINING,
         )
 
     def _bar(self, replica: PeerId, until: float, bar: str) -> None:

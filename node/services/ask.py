@@ -5,7 +5,7 @@ is here, nothing has been told to anybody, so an attempt that fails is followed 
 never hears of it. From the first byte on the answer is this replica's, and if it breaks off, that is told.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -13,21 +13,35 @@ import trio
 
 from node.core.access import Access
 from node.core.endpoints import generates
-from node.core.peerbook import SHORTLIST, Candidate, Change, Peerbook
+from node.core.peerbook import Change, Peerbook
 from node.core.prompt import Headers, Prompt, RequesterKind
-from node.core.router import CHOICES, Choice, Option, Route, Router
+from node.core.router import Choice, Router
 from node.core.standings import Standings
-from node.core.stored import StoredAnswers, not_stored, stored_answer
-from node.errors import Broken, Refusal, Refused, Unreachable, unknown_model
+from node.core.stored import StoredAnswers
+from node.errors import Broken, Refusal, Refused, Unreachable
 from node.ports import Answer, Replica, Served, ServedAnswer, Streams, Swarm
 from node.services.ask_peer import AskPatience, EngineLost, Flight, PeerAnswer, PeerAsker, Watch
-from node.services.ask_verdict import NOT_ASKED, NOTHING_SERVED, UNKNOWN_PEER, Tried, all_closed, away
-from node.services.ask_words import without_pin
-from protocol.advert import model_name
-from protocol.ids import ContentDigest, InvalidId, ModelName, PeerId
+from node.services.ask_verdict import Tried, away
+from node.services.ask_whom import Whom, unpinned
+from protocol.ids import ModelName, ContentDigest, PeerId
+from protocol.limits import ATTEMPT_MAX
 from protocol.load import Load
 
 SOON = 5  # s of Retry-After where nobody said when
+AGAIN = 1.0  # s between decisions about a prompt that waits for a peer to take prompts again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskHold:
+    """How prompts wait for a peer that takes nothing for the moment, where nobody else may answer.
+
+    Attributes:
+        longest: seconds from their coming.
+        prompts: that wait so together; beyond that they are refused.
+    """
+
+    longest: float = 120.0
+    prompts: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +86,7 @@ class SwarmReplica:
         on_change: Callable[[tuple[Change, ...]], None],
         own_digest: Callable[[], ContentDigest | None] = lambda: None,
         patience: AskPatience | None = None,
+        hold: AskHold | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         """Prepare.
@@ -83,19 +98,27 @@ class SwarmReplica:
             own_digest: of that model's content, for who pins it; None where it is not known.
             luck: uniform in [0, 1).
             on_change: gets what setting a peer aside has changed in the book.
+            hold: how prompts wait where those who might answer change their strategies.
         """
         self._me = me
         self._local = local
-        self._own_load = own_load
-        self._own_model = own_model
-        self._own_digest = own_digest
-        self._book = book
         self._standings = standings
-        self._access = access
-        self._router = router
-        self._watch = watch
-        self._luck = luck
+        self._hold = hold or AskHold()
         self._clock = clock
+        self._stored = StoredAnswers()
+        self._whom = Whom(
+            me=me,
+            own_load=own_load,
+            own_model=own_model,
+            own_digest=own_digest,
+            book=book,
+            standings=standings,
+            stored=self._stored,
+            access=access,
+            router=router,
+            watch=watch,
+            luck=luck,
+        )
         self._peers = PeerAsker(
             streams=streams,
             swarm=swarm,
@@ -106,7 +129,7 @@ class SwarmReplica:
             patience=patience or AskPatience(),
             clock=clock,
         )
-        self._stored = StoredAnswers()
+        self._holding = 0
         self._running = self._served = self._failed = self._refused = self._abandoned = self._retried = 0
         self._generating = self._generating_seen = 0
 
@@ -131,9 +154,11 @@ class SwarmReplica:
 
     def serves(self) -> bool:
         """Tell whether a peer that this node may ask serves any model now."""
-        now = self._clock()
-        names = (ModelName(offer.name) for offer in self._book.models(now))
-        return any(self._allowed(self._book.candidates(name, now)) for name in names)
+        return self._whom.serves(self._clock())
+
+    def others_serve(self, model: ModelName) -> bool:
+        """Tell whether a peer that this node may ask would take a prompt for that model now."""
+        return self._whom.others_serve(model, self._clock())
 
     @asynccontextmanager
     async def answer(self, prompt: Prompt) -> AsyncIterator[ServedAnswer]:
@@ -180,8 +205,51 @@ class SwarmReplica:
 
     async def _first_good(self, prompt: Prompt, stack: AsyncExitStack, end: "_End") -> "_FromSomebody":
         """Enter, on the stack, the first attempt that brings a byte."""
-        tried = Tried()
-        for choice in self._choices(prompt, self._clock()):
+        tried, until = Tried(), self._clock() + self._hold.longest
+        if prompt.deadline is not None:
+            until = min(until, prompt.deadline)
+        while True:
+            choices, gone = self._choices(prompt)
+            if gone is not None and not tried.attempts:
+                choices = self._whom.knock(prompt, self._clock())
+            if not (tried.attempts and self._away(choices)):
+                answer = await self._first_of(choices, prompt, tried, stack, end)
+                if answer is not None:
+                    return answer
+            if not self._worth_waiting(prompt, tried, until):
+                raise tried.after(gone)
+            self._holding += 1
+            try:
+                await trio.sleep(AGAIN)
+            finally:
+                self._holding -= 1
+
+    def _choices(self, prompt: Prompt) -> tuple[tuple[Choice, ...], Refusal | None]:
+        """Return whom to try, or why there is nobody."""
+        try:
+            return self._whom.choices(prompt, self._clock()), None
+        except Refused as refused:
+            return (), refused.refusal
+
+    def _worth_waiting(self, prompt: Prompt, tried: Tried, until: float) -> bool:
+        """Whether to decide anew in a moment: a peer that may answer takes nothing now, and will again."""
+        now = self._clock()
+        if now + AGAIN >= until or tried.hopeless or tried.attempts >= ATTEMPT_MAX:
+            return False
+        return self._holding < self._hold.prompts and self._whom.awaited(prompt, now)
+
+    def _away(self, choices: tuple[Choice, ...]) -> bool:
+        """Whether there is nobody but peers that take nothing for the moment: named ones, or a stored answer's."""
+        now = self._clock()
+        return all(
+            each.replica != self._me and self._standings.standing(each.replica, now).returning for each in choices
+        )
+
+    async def _first_of(
+        self, choices: tuple[Choice, ...], prompt: Prompt, tried: Tried, stack: AsyncExitStack, end: "_End"
+    ) -> "_FromSomebody | None":
+        """Try them in order; None where all refused or broke off, which is noted."""
+        for choice in choices:
             self._retried += tried.attempts > 0
             tried.attempts += 1
             # In one go with the decision: the next prompt's is made with this one counted.
@@ -195,9 +263,10 @@ class SwarmReplica:
             except Broken as broken:
                 tried.broken.append(broken)
                 tried.lost += choice.replica == self._me or isinstance(broken, EngineLost)
-            if tried.hopeless or (prompt.deadline is not None and self._clock() >= prompt.deadline):
+            late = prompt.deadline is not None and self._clock() >= prompt.deadline
+            if late or tried.hopeless or tried.attempts >= ATTEMPT_MAX:
                 break
-        raise tried.verdict()
+        return None
 
     @asynccontextmanager
     async def _attempt(
@@ -205,129 +274,19 @@ class SwarmReplica:
     ) -> AsyncIterator["_FromSomebody"]:
         try:
             if choice.replica == self._me:
-                async with self._local.answer(self._for_us(prompt)) as answer:
+                async with self._local.answer(self._whom.for_us(prompt)) as answer:
                     first = await answer.receive()
                     self._stored.note(prompt, first, self._me)
                     served = replace(answer.served, reason=choice.reason, attempts=attempts)
                     yield _FromSomebody(answer, first, served, end)
             else:
-                sent = _unpinned(prompt)
+                sent = unpinned(prompt)
                 async with self._peers.answer(choice.replica, sent, attempt=attempts, flight=flight) as answer:
                     first = await answer.begin()
                     self._stored.note(prompt, first, choice.replica)
                     yield _FromSomebody(answer, first, _served(choice, attempts, answer, prompt), end)
         finally:
             flight.end()
-
-    # -- whom to ask
-
-    def _choices(self, prompt: Prompt, now: float) -> tuple[Choice, ...]:
-        """Return whom to try, in order, at least one; `Refused` where there is nobody."""
-        ours = self._own_model()
-        if prompt.via is not None:
-            return (self._via(prompt.via, now),)
-        if (answer := stored_answer(prompt)) is not None:
-            return (self._keeper(answer, ours),)
-        return self._for_model(prompt, ours, now)
-
-    def _for_model(self, prompt: Prompt, ours: str | None, now: float) -> tuple[Choice, ...]:
-        wanted = model_name(prompt.model) if prompt.model is not None else None
-        if wanted is None and ours is None:
-            wanted = self._any_model(now)  # for its engine's own words about a body without a model, or a bad one
-        if wanted is None:
-            if ours is None and prompt.model is not None:
-                raise Refused(self._not_served(prompt.model, now))
-            return (Choice(self._me, "local"),)
-        here = ours == wanted.name and (wanted.pin is None or wanted.pin == self._own_digest())
-        candidates = self._candidates(wanted, now)
-        if not here and not candidates:
-            return self._elsewhere(prompt, wanted, ours, now)
-        route = self._route(here, candidates, now)
-        if route.choices:
-            return route.choices
-        if here:
-            return (Choice(self._me, "local"),)  # it says why not: loading, and how far; full, and until when
-        raise Refused(all_closed(route))
-
-    def _not_served(self, model: str, now: float) -> Refusal:
-        """Refuse a model, on a node without an engine; where nobody serves anything yet, that may change soon."""
-        offers = self._book.models(now)
-        return unknown_model(model, (offer.name for offer in offers)) if offers else NOTHING_SERVED
-
-    def _route(self, here: bool, candidates: tuple[Candidate, ...], now: float) -> Route:
-        options = [
-            Option(replica=each.peer, standing=self._standings.standing(each.peer, now), connected=each.connected)
-            for each in candidates
-        ]
-        if here:
-            self._standings.read(self._me, self._own_load(), now)  # exact, and free
-            options.append(Option(replica=self._me, standing=self._standings.standing(self._me, now), local=True))
-        self._watch.want(each.peer for each in candidates)
-        return self._familiar_first(options, now)
-
-    def _familiar_first(self, options: list[Option], now: float) -> Route:
-        """Order those we know to be there before those of whom we only have an advert, which costs nothing to make up.
-
-        Of the latter one is tried first where everybody else's slots are taken: an honest one would serve at once.
-        """
-        familiar = [each for each in options if each.connected or each.standing.known]
-        route = self._router.order(familiar, now=now, luck=self._luck)
-        if len(familiar) == len(options):
-            return route
-        if not route.choices:
-            return self._router.order(options, now=now, luck=self._luck)
-        unknown = [each for each in options if not (each.connected or each.standing.known)]
-        strangers = self._router.order(unknown, now=now, luck=self._luck).choices
-        first = route.choices[0].replica
-        dared = int(first != self._me and self._standings.standing(first, now).full)
-        return Route(choices=(*strangers[:dared], *route.choices, *strangers[dared:])[:CHOICES])
-
-    def _candidates(self, wanted: ModelName, now: float) -> tuple[Candidate, ...]:
-        if self._access.ask.everybody:
-            return self._allowed(self._book.shortlist(wanted, now, self._luck))
-        # A draw from all would seldom hit the few who are on the list.
-        return self._allowed(self._book.candidates(wanted, now))[:SHORTLIST]
-
-    def _allowed(self, candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-        return tuple(each for each in candidates if self._access.may_ask(each.peer))
-
-    def _any_model(self, now: float) -> ModelName | None:
-        offers = self._book.models(now)
-        return ModelName(offers[0].name) if offers else None
-
-    def _elsewhere(self, prompt: Prompt, wanted: ModelName, ours: str | None, now: float) -> tuple[Choice, ...]:
-        """Decide about a model that nobody we may ask serves."""
-        if self._book.candidates(wanted, now):
-            raise Refused(NOT_ASKED)
-        if ours is None:
-            raise Refused(self._not_served(prompt.model or str(wanted), now))
-        return (Choice(self._me, "local"),)  # it may know the name as an alias or an adapter; else it says no itself
-
-    def _keeper(self, answer: str, ours: str | None) -> Choice:
-        """Return who keeps a stored answer: nobody else has it."""
-        keeper = self._stored.keeper(answer)
-        if keeper is not None and keeper != self._me:
-            return Choice(keeper, "stored")
-        if keeper is None and ours is None:
-            raise Refused(not_stored(answer))
-        return Choice(self._me, "local")
-
-    def _via(self, named: str, now: float) -> Choice:
-        try:
-            peer = PeerId.from_string(named)
-        except InvalidId:
-            raise Refused(UNKNOWN_PEER) from None
-        if peer != self._me:
-            if peer not in self._book.connections() and self._book.advert_of(peer, now) is None:
-                raise Refused(UNKNOWN_PEER)
-            if not self._access.may_ask(peer):
-                raise Refused(NOT_ASKED)
-        return Choice(peer, "via")
-
-    def _for_us(self, prompt: Prompt) -> Prompt:
-        """Return the prompt as our engine knows the model; a pin of other content is for the engine to refuse."""
-        wanted = model_name(prompt.model) if prompt.model is not None else None
-        return _unpinned(prompt) if wanted is not None and wanted.pin == self._own_digest() else prompt
 
 
 @dataclass(slots=True)
@@ -379,11 +338,3 @@ def _served(choice: Choice, attempts: int, answer: PeerAnswer, prompt: Prompt) -
         model=answer.model or prompt.model,
         strategy=answer.strategy,
     )
-
-
-def _unpinned(prompt: Prompt) -> Prompt:
-    """Return the prompt with the model's plain name, which is all that an engine knows."""
-    wanted = model_name(prompt.model) if prompt.model is not None else None
-    if wanted is None or wanted.pin is None:
-        return prompt
-    return replace(prompt, body=without_pin(prompt.body, wanted))

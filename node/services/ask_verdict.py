@@ -74,6 +74,10 @@ class Tried:
         """Whether so many engines broke off that the prompt itself must be suspected."""
         return self.lost >= LOST_ENGINES
 
+    def after(self, gone: Refusal | None) -> Refused | Broken:
+        """Return what helps most; `gone` says why nobody was left to try in the end, where it was so."""
+        return self.verdict() if gone is None or self.attempts else Refused(gone)
+
     def verdict(self) -> Refused | Broken:
         """Return what helps the client most: when to come back, else what broke, else why nobody may."""
         passing = [each for each in self.refusals if each.status in BUSY]

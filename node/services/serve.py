@@ -1,40 +1,32 @@
-"""Answering prompts with this node's own engine: a turn in the queue, then the engine, then the answer as it comes.
+"""Answering prompts with this node's own engine: through the door, then the engine, then the answer as it comes.
 
-Knows neither HTTP servers nor how the engine is kept alive: it reads the board, asks `Admission` and uses the
-upstream. The waiting is here; who waits and for how long is decided there.
+Knows neither HTTP servers nor how the engine is kept alive: it reads the board and uses the upstream. Who waits, for
+a turn or for an engine that is away for a moment, is the door's (`node.services.serve_door`).
 """
 
+import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
-from node.core.admission import Admission, Admitted, Decline, Declined, Ticket
+from node.core.admission import Admission, Ticket
 from node.core.answer_meter import AnswerMeter
 from node.core.endpoints import generates
-from node.core.engine_state import LENT, EngineSnapshot, EngineState
+from node.core.levers import Levers, apply, capped, limited
 from node.core.prompt import OWNER, Headers, Prompt, Requester, RequesterKind
 from node.core.traffic import Ending, Traffic
-from node.errors import Broken, Refusal, Refused, Unreached
-from node.ports import Answer, EngineBoard, Served, ServedAnswer, Upstream
-from protocol.load import Load, Serving
+from node.errors import Broken, Refused, Unreached
+from node.ports import Answer, Endpoint, EngineBoard, Served, ServedAnswer, Upstream
+from node.services.serve_door import Door
+from node.services.serve_words import refusal, serving, unreached
+from protocol.load import Load
 
-LOADING_RETRY = 5  # seconds: an engine takes 16 s and more to start, so an answer in five is soon enough
-LOADING = frozenset({EngineState.PREPARING, EngineState.STARTING})
-AWAY = {
-    EngineState.OFF: "This node runs no engine.",
-    EngineState.FAILED: "The engine cannot be started; the node's status says why.",
-    EngineState.STOPPED: "The engine is stopped at present; the node's status says why.",
-}
-SERVING = {
-    EngineState.PREPARING: Serving.LOADING,
-    EngineState.STARTING: Serving.LOADING,
-    EngineState.READY: Serving.READY,
-    EngineState.DRAINING: Serving.DRAINING,
-}
 METRICS_DEADLINE = 5.0  # seconds for the engine to tell its metrics
 METRICS_BYTES = 4 * 1024 * 1024  # vLLM's are 51 KB
+SALT_BYTES = 16  # of a prompt's own salt: nobody guesses it, no two are alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +34,8 @@ class Counts:
     """What became of the prompts since the node came up.
 
     Attributes:
-        running, waiting: now; `running` counts every prompt that is at the engine.
+        running, waiting: now; `running` counts every prompt that is at the engine, `waiting` also those that wait for
+            an engine that is away for a moment.
         served: answered whole, whatever the status.
         failed: the engine broke off.
         refused: no turn, or no engine.
@@ -81,7 +74,11 @@ class LocalReplica:
         self._admission = admission
         self._traffic = traffic
         self._clock = clock
-        self._turns: dict[int, trio.Event] = {}  # of the tickets in the queue
+        self._door = Door(board=board, admission=admission, clock=clock)
+        self._limits = admission.limits  # the node's own, whatever levers make of them
+        self._levers: Levers | None = None
+        self._cap: int | None = None  # the owner's, for power or heat
+        self._at: Counter[Endpoint] = Counter()  # prompts, by the endpoint that they were sent to
         self._running = self._served = self._failed = self._refused = self._abandoned = 0
         self._generating = self._generating_seen = 0
 
@@ -97,7 +94,7 @@ class LocalReplica:
         """Count what was done."""
         return Counts(
             running=self._running,
-            waiting=self._admission.waiting,
+            waiting=self._door.waiting,
             served=self._served,
             failed=self._failed,
             refused=self._refused,
@@ -108,17 +105,38 @@ class LocalReplica:
         """Tell how busy the engine is now, and whether a prompt of that requester would find a slot or a place."""
         return Load(
             running=self._admission.running,
-            waiting=self._admission.waiting,
+            waiting=self._door.waiting,
             slots=self._admission.slots,
             accepting=self._admission.takes(requester),
-            serving=SERVING.get(self._board.snapshot().state, Serving.AWAY),
+            serving=serving(self._board.snapshot()),
         )
+
+    def running_at(self, endpoint: Endpoint) -> int:
+        """Count the prompts that were sent to one endpoint and are not over."""
+        return self._at[endpoint]
+
+    def set_levers(self, levers: Levers | None) -> None:
+        """Serve prompts from now on as these levers say; None: as the engine was started. What runs goes on.
+
+        The board is to name their strategy as the engine's: while it names another, prompts go as they came.
+        """
+        self._levers = levers
+        self._resize()
+
+    def set_cap(self, cap: int | None) -> None:
+        """Let so many prompts run at once and no more, whatever levers allow; None lifts that. What runs goes on."""
+        self._cap = cap
+        self._resize()
+
+    def _resize(self) -> None:
+        self._door.resize(capped(limited(self._limits, self._levers), self._cap))
 
     @asynccontextmanager
     async def answer(self, prompt: Prompt) -> AsyncIterator[ServedAnswer]:
         """See `node.ports.Replica.answer`.
 
-        A prompt for an endpoint that generates nothing needs no turn, unless it is a peer's and has a body. Cancelled
+        A prompt for an endpoint that generates nothing needs no turn, unless it is a peer's and has a body. While the
+        engine is away for a moment, it waits; where it is sent is what the board names once it is its turn. Cancelled
         while it waits, it leaves the queue.
 
         Raises:
@@ -131,9 +149,7 @@ class LocalReplica:
         self._generating += works
         self._generating_seen += works
         try:
-            self._require_engine()  # before the queue, so that nobody waits for an engine that is not there
-            if works or _burdens(prompt):
-                ticket = await self._turn(prompt)
+            ticket = await self._door.let_in(prompt, generates=works, wants_turn=works or _burdens(prompt))
             async with self._at_engine(prompt, outcome) as answer:
                 yield answer
         except Refused:
@@ -147,7 +163,7 @@ class LocalReplica:
         finally:
             self._generating -= works
             if ticket is not None:
-                self._give_back(ticket)
+                self._door.give_back(ticket)
             if outcome.interrupted:
                 self._abandoned += 1
 
@@ -180,17 +196,18 @@ class LocalReplica:
 
     @asynccontextmanager
     async def _at_engine(self, prompt: Prompt, outcome: "_Outcome") -> AsyncIterator[ServedAnswer]:
-        self._require_engine()  # again: it may have died while this prompt waited for its turn
         endpoint = self._board.endpoint()
         if endpoint is None:
-            raise Refused(_refusal(self._board.snapshot()))
+            raise Refused(refusal(self._board.snapshot()))
+        sent = self._as_pulled(prompt)
         self._running += 1
+        self._at[endpoint] += 1
         meter = self._meter(prompt)
         answering = False
         outcome.interrupted = True
         try:
             async with self._upstream.send(
-                endpoint, method=prompt.method, target=prompt.target, headers=prompt.headers, body=prompt.body
+                endpoint, method=sent.method, target=sent.target, headers=sent.headers, body=sent.body
             ) as answer:
                 answering = True
                 if meter is None:
@@ -202,13 +219,16 @@ class LocalReplica:
         except Unreached as error:
             # It has just died, or is overrun: the board will say so in a moment.
             outcome.interrupted = False
-            raise Refused(_unreached(error)) from error
+            raise Refused(unreached(error)) from error
         except Broken:
             outcome.interrupted = False
             outcome.broken |= not answering  # else it is the reader's, or noted already
             raise
         finally:
             self._running -= 1
+            self._at[endpoint] -= 1
+            if not self._at[endpoint]:
+                del self._at[endpoint]  # each engine has a port of its own, and there are many in a node's life
             if meter is not None and self._traffic is not None:
                 self._traffic.end(meter, outcome.ending, self._clock())
 
@@ -217,49 +237,19 @@ class LocalReplica:
             return None
         return self._traffic.begin(prompt, self._board.snapshot(), self._clock())
 
+    def _as_pulled(self, prompt: Prompt) -> Prompt:
+        """Return what the levers make of a prompt, while the engine that they are of is the one that serves.
+
+        Another one may refuse what they add, and in a hand-over prompts are sent before anybody can set them anew.
+        """
+        levers = self._levers
+        if levers is None or levers.strategy.name != self._board.snapshot().strategy:
+            return prompt
+        return apply(prompt, levers, secrets.token_hex(SALT_BYTES))
+
     def _served_by(self) -> Served:
         snapshot = self._board.snapshot()
         return Served(node=self._node, model=snapshot.model, strategy=snapshot.strategy)
-
-    def _require_engine(self) -> None:
-        snapshot = self._board.snapshot()
-        if snapshot.state is not EngineState.READY:
-            raise Refused(_refusal(snapshot))
-
-    async def _turn(self, prompt: Prompt) -> Ticket:
-        decision = self._admission.arrive(prompt.requester, self._clock())
-        if isinstance(decision, Declined):
-            raise _declined(decision)
-        if isinstance(decision, Admitted):
-            return decision.ticket
-        if decision.displaced is not None:
-            self._wake(decision.displaced)
-        ticket = decision.ticket
-        until = ticket.until if prompt.deadline is None else min(ticket.until, prompt.deadline)
-        turn = self._turns[ticket.number] = trio.Event()
-        admitted = False
-        try:
-            with trio.move_on_at(until):
-                await turn.wait()
-            admitted = self._admission.holds_slot(ticket)
-        finally:
-            self._turns.pop(ticket.number, None)
-            if not admitted:
-                self._give_back(ticket)
-        if admitted:
-            return ticket
-        now = self._clock()
-        reason = Decline.QUEUE_TIMEOUT if now >= until else Decline.DISPLACED
-        raise _declined(Declined(reason=reason, retry_after=self._admission.retry_after(now)))
-
-    def _give_back(self, ticket: Ticket) -> None:
-        for admitted in self._admission.release(ticket, self._clock()):
-            self._wake(admitted)
-
-    def _wake(self, ticket: Ticket) -> None:
-        turn = self._turns.get(ticket.number)
-        if turn is not None:
-            turn.set()
 
 
 @dataclass(slots=True)
@@ -328,42 +318,3 @@ class _Metered(_Watched):
 def _burdens(prompt: Prompt) -> bool:
     """Whether a peer could keep the engine busy with it whatever it asks for: tokenizing megabytes is work, too."""
     return prompt.requester.kind is RequesterKind.PEER and bool(prompt.body)
-
-
-def _refusal(snapshot: EngineSnapshot) -> Refusal:
-    """Why there is no engine to ask, in terms of the API."""
-    if snapshot.state in LOADING:
-        return Refusal(
-            status=503,
-            type="model_loading",
-            message=f"The model is being loaded: {snapshot.progress or snapshot.reason}.",
-            retry_after=LOADING_RETRY,
-        )
-    if snapshot.reason == LENT:
-        message = f"The engine is {LENT}; it will be back."
-    else:
-        message = AWAY.get(snapshot.state, f"The engine is {snapshot.state.value}; it will be back.")
-    return Refusal(status=503, type="engine_unavailable", message=message, retry_after=LOADING_RETRY)
-
-
-def _unreached(error: Unreached) -> Refusal:
-    return Refusal(status=503, type="engine_unavailable", message=error.message, retry_after=LOADING_RETRY)
-
-
-_DECLINES = {
-    Decline.QUEUE_FULL: "This node has more prompts waiting than it takes.",
-    Decline.QUEUE_TIMEOUT: "No turn came up in the time that prompts may wait here.",
-    Decline.DISPLACED: "The queue is full, and a requester with fewer prompts waiting has taken this place.",
-}
-
-
-def _declined(declined: Declined) -> Refused:
-    return Refused(
-        Refusal(
-            status=429,
-            type="overloaded",
-            code=declined.reason.value,
-            message=_DECLINES[declined.reason],
-            retry_after=declined.retry_after,
-        )
-    )

@@ -11,7 +11,7 @@ from protocol import inference, load
 from protocol.dialogue import Dialogue, Role
 from protocol.inference import Exchange
 from protocol.inference_events import Ask, Body, Data, End, Fail, Head, Refuse
-from protocol.load import Load, Poll, Report
+from protocol.load import Load, Poll, Report, Serving
 from tests.fakes.network import FakeNode
 
 Pause = Callable[[], Awaitable[object]]
@@ -45,6 +45,7 @@ class PeerServer:
     bodies: list[bytes] = field(default_factory=list)
     streams: int = 0  # that prompts came over
     others: int = 0  # prompts that it says it has besides
+    serving: Serving = Serving.READY  # what it says of its engine
     running: int = 0
     most: int = 0  # prompts at once
     whole: int = 0
@@ -56,7 +57,7 @@ class PeerServer:
         self.node.serve(load.PROTOCOL_ID, self.load, frame_bytes=load.SCRIPT.limit)
 
     def figures(self) -> Mapping[str, int]:
-        return Load(running=self.running + self.others, waiting=0, slots=self.slots).to_figures()
+        return Load(running=self.running + self.others, waiting=0, slots=self.slots, serving=self.serving).to_figures()
 
     async def load(self, stream: PeerStream) -> None:
         dialogue = Dialogue(load.SCRIPT, Role.ANSWERER)
@@ -143,4 +144,5 @@ class PeerServer:
 
     def _figures_after(self) -> Mapping[str, int]:
         """Return the load without the prompt that is over."""
-        return Load(running=self.running - 1 + self.others, waiting=0, slots=self.slots).to_figures()
+        running = self.running - 1 + self.others
+        return Load(running=running, waiting=0, slots=self.slots, serving=self.serving).to_figures()

@@ -96,6 +96,7 @@ FULL_ADVERT: Final = advert_body(
     engine=Engine(name="vllm", version="0.32.0"),
     strategy={"chunked_prefill": True, "max_num_seqs": 64, "speculation": {"method": "ngram", "tokens": 4}},
     limits=ServeLimits(running=64, waiting=256, concurrent=4),
+    intends="switch",
     unknown={"anthem": "none"},
 )
 LEAVE: Final = advert_body(seq=3, models=(), addresses=(), leaving=True)

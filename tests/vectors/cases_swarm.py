@@ -62,6 +62,7 @@ def _advert_invalid() -> list[tuple[str, bytes, str]]:
         ),
         ("a device with an escape", _plain(hardware={"accelerators": [], "cpu_name": "\x1b[2J"}), "malformed"),
         ("an engine without a name", _plain(engine={}), "missing_field"),
+        ("an intent with a space", _plain(intends="switch now"), "malformed"),
         ("negative limits", _plain(limits={"running": -1}), "out_of_bounds"),
         ("a price that is a number", _plain(price=3), "wrong_type"),
         ("four hours of life", _stamped(expiry=NOW + 4 * samples.HOUR), "out_of_bounds"),
