@@ -6,9 +6,10 @@ Knows no database. `node.ports` is the rest; these are apart because they are as
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
-from protocol.ids import Epoch, PeerId, RecordName
+from node.core.observation import Row
+from protocol.ids import ContentDigest, Epoch, PeerId, RecordName
 from protocol.performance import Performance
 from protocol.records import Signed, Stamp
 
@@ -105,5 +106,26 @@ class OwnHistory(History, Protocol):
         Raises:
             protocol.errors.LocalProtocolError: the body breaks a rule of its kind.
             node.errors.Unavailable: the disk refused.
+        """
+        ...
+
+
+# Rows that are read at once: two months of an hour of trials a day on one load; the newest say most.
+OWN_ROWS: Final = 512
+
+
+class OwnRows(Protocol):
+    """What this node measured itself."""
+
+    async def own_rows(self, model: ContentDigest | None, *, most: int = OWN_ROWS) -> Sequence[Row]:
+        """Return rows of this node's own records of one model, newest first, of whichever run of the node.
+
+        In the names of the observation tables, outcomes included, without their sealed bytes. Off the loop.
+
+        Args:
+            model: None for those of any.
+
+        Raises:
+            node.errors.Unavailable: the history cannot be read.
         """
         ...

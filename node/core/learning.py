@@ -4,7 +4,7 @@ Knows no process, no file and no record: counts and times go in, decisions come 
 only rises.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any, Final, cast
@@ -187,6 +187,129 @@ def chosen(said: Mapping[str, Any], candidates: int) -> Chosen | None:
         cost=tuple(map(number, cost)),
         half_width=tuple(map(number, width)),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """Log-cost saved against something: as thought, and the ends of the 90 % interval. 0.02 is two per cent."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A candidate worth trying.
+
+    Attributes:
+        value: log-cost that the trial is expected to save, for each second that it takes. saves: the same in all.
+    """
+
+    index: int
+    value: float
+    saves: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """Whether to run something else than what runs now, and what to try. Tuples have one entry for each candidate.
+
+    Attributes:
+        index: of the best candidate that is unlikely to be worse than the default; None: nothing fits. `worth` says
+            whether to go over to it.
+        why: a word: `best`, `default_is_best`, `not_sure_enough`, `abstained`, `only_default_fits`, `nothing_fits`;
+            `current_unfit`: what runs now is banned, failed or does not fit, so that to switch is right whatever it
+            gains.
+        learnt: whether records speak, or physics alone, beside own measurements.
+        estimated: energy in it is device-seconds x watts: no meter speaks of what is compared.
+        gain, gain_low, gain_high: of `index` over the default. over_current: of `index` over what runs now, as sure
+            as that very difference is.
+        harm_probability: that `index` is worse than the default by 2 %.
+        gains: of each candidate over the default; None where unknown.
+        cost: log-costs. half_width: half the 90 % interval of the difference to the default. level: of the log-cost
+            itself.
+        measured: how many own trials speak of each.
+        failed: candidates that did not come up, or broke down, here and lately.
+        worth: whether to switch. saved_s: seconds of work that the switch saves at least. cost_s: that it takes.
+            pays_after_s: how long it must last; None: it never pays, or there is nothing to switch to.
+        probes: what to try in idle time, the most telling first.
+    """
+
+    index: int | None
+    why: str
+    learnt: bool
+    estimated: bool
+    gain: float | None
+    gain_low: float | None
+    gain_high: float | None
+    over_current: Gain | None
+    harm_probability: float | None
+    gains: tuple[Gain | None, ...]
+    cost: tuple[float | None, ...]
+    half_width: tuple[float | None, ...]
+    level: tuple[float | None, ...]
+    measured: tuple[int, ...]
+    failed: tuple[int, ...]
+    worth: bool
+    saved_s: float | None
+    cost_s: float | None
+    pays_after_s: float | None
+    probes: tuple[Probe, ...]
+
+
+def advice(said: Mapping[str, Any], candidates: int) -> Advice | None:
+    """Read advice on so many candidates; None where it is none."""
+    index, gains = said.get("index"), _list(said.get("gains"))
+    columns = {name: _list(said.get(name)) for name in ("cost", "half_width", "level", "measured")}
+    fits = index is None or (isinstance(index, int) and 0 <= index < candidates)
+    if not fits or {len(gains), *map(len, columns.values())} != {candidates}:
+        return None
+    over = tuple(map(_gain, gains))
+    taken = None if index is None else over[index]
+    return Advice(
+        index=index,
+        why=str(said.get("why"))[:WORD_CHARS],
+        learnt=said.get("learnt") is True,
+        estimated=said.get("estimated") is True,
+        gain=taken and taken.mean,
+        gain_low=taken and taken.low,
+        gain_high=taken and taken.high,
+        over_current=_gain(said.get("over_current")),
+        harm_probability=number(said.get("harm_probability")),
+        gains=over,
+        cost=tuple(map(number, columns["cost"])),
+        half_width=tuple(map(number, columns["half_width"])),
+        level=tuple(map(number, columns["level"])),
+        measured=tuple(map(_count, columns["measured"])),
+        failed=tuple(sorted({at for at in map(_index, _list(said.get("failed"))) if 0 <= at < candidates})),
+        worth=said.get("worth") is True and index is not None,
+        saved_s=number(said.get("saved_s")),
+        cost_s=number(said.get("cost_s")),
+        pays_after_s=number(said.get("pays_after_s")),
+        probes=tuple(_probes(said.get("probes"), candidates)),
+    )
+
+
+def _gain(value: object) -> Gain | None:
+    figures = [number(each) for each in _list(value)]
+    match figures:
+        case [float() as mean, float() as low, float() as high] if low <= mean <= high:
+            return Gain(mean=mean, low=low, high=high)
+        case _:
+            return None
+
+
+def _probes(value: object, candidates: int) -> Iterator[Probe]:
+    for each in map(_table, _list(value)[:candidates]):
+        index, worth, saves = _index(each.get("index")), number(each.get("value")), number(each.get("saves"))
+        if 0 <= index < candidates and worth is not None and saves is not None:
+            yield Probe(index=index, value=worth, saves=saves)
+
+
+def _index(value: object) -> int:
+    """Return a whole number; -1 where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
 def number(value: object) -> float | None:

@@ -35,6 +35,8 @@ PHYSICS_HALF_WIDTH: Final = 1.1
 JUDGED: Final = 5  # one in so many contexts judges the figures that are shown
 MOST_ROWS: Final = 200_000  # learnt from; the newest
 
+_COST: Final = objectives.parse("cost")
+
 MakeHeads: TypeAlias = Callable[[Prior, int], Sequence[Head]]  # what to correct, and rows to learn from
 
 
@@ -80,11 +82,6 @@ class Learnt:
         found = self.stack.gain_half_width(table)
         return np.where(np.isnan(found), self.choice_half_width, found)
 
-    def forecast(self, table: Table) -> Forecast:
-        """Return what candidates of one context cost."""
-        cost, half_width = self.ask(table)
-        return Forecast(cost=cost, half_width=self.choice_width(table), abstains=self.silent(table, half_width))
-
     def silent(self, table: Table, half_width: Floats) -> bool:
         """Tell whether nothing should be said of a context: too strange, or too unsure. Physics says something."""
         return self.stack is not None and bool(np.any(self.stack.silent(table, half_width)))
@@ -100,16 +97,35 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Foretold:
+    """What is foretold of the candidates of one context, measured there or not.
+
+    Attributes:
+        level: half the 90 % interval of the log-costs themselves, shape (candidates,).
+        learnt: whether records speak, or physics alone.
+        estimated: whether energy in it is device-seconds x watts, because nobody whose records were learnt from has a
+            meter.
+    """
+
+    forecast: Forecast
+    level: Floats
+    learnt: bool
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Brain:
     """What is known now.
 
     Attributes:
         make_heads: the heads that may learn for choices, physics among them; times for curves are left to trees.
+        breathe: called between the fits of a lesson; it may take its time while the machine is wanted for other things.
         learnt: by the name of an objective or outcome.
         rows: that were learnt from. trust: of authors, 0 to 1. failures: what is known of them.
     """
 
     make_heads: MakeHeads
+    breathe: Callable[[], None] = lambda: None
     learnt: Mapping[str, Learnt] = field(default_factory=dict)
     rows: int = 0
     credibility: Mapping[str, float] = field(default_factory=dict)
@@ -132,12 +148,15 @@ class Brain:
             curves_too: learn times to first token and per token as well.
         """
         wanted = list(goals)
+        if any(objectives.ENERGY_WORD in goal.weights for goal in wanted) and _COST not in wanted:
+            wanted.append(_COST)  # what energy is estimated from where nobody has a meter
         if curves_too:
             wanted += [objectives.outcome(objectives.TTFT), objectives.outcome(objectives.TPOT)]
         kept = table.take(np.arange(max(table.rows - MOST_ROWS, 0), table.rows))
         learnt: dict[str, Learnt] = {}
         credibility: Mapping[str, float] = {}
         for goal in wanted:
+            self.breathe()
             learnt[goal.name], found = self._learn(kept, ranks, goal, rng)
             credibility = found or credibility
         failures = failure.learn(kept, _voiced(kept, ranks, credibility), rng)
@@ -145,11 +164,15 @@ class Brain:
 
     def advise(self, candidates: Table, goal: Objective, default: int | None, limits: Limits | None = None) -> Advice:
         """Choose among the rows of one context. Where no limit says how likely they fail, what was learnt does."""
-        forecast, learnt = self._foretell(goal, candidates)
-        limits = limits or Limits(lossy=lossy(candidates))
-        if limits.failure is None:
-            limits = replace(limits, failure=self.failures.probability(candidates))
-        return Advice(choice=choose(forecast, default, limits), forecast=forecast, learnt=learnt)
+        told = self.foretell(candidates, goal)
+        limits = self.limits(candidates, limits or Limits(lossy=lossy(candidates)))
+        return Advice(choice=choose(told.forecast, default, limits), forecast=told.forecast, learnt=told.learnt)
+
+    def limits(self, candidates: Table, limits: Limits) -> Limits:
+        """Return limits with how likely candidates fail; as learnt, where they do not say."""
+        if limits.failure is not None:
+            return limits
+        return replace(limits, failure=self.failures.probability(candidates))
 
     def curves(self, cells: Sequence[Cell]) -> list[Curve]:
         """Return curves of cells."""
@@ -157,24 +180,49 @@ class Brain:
         each = self._of(objectives.outcome(objectives.TPOT))
         return curves(cells, first.ask, each.ask)
 
-    def _foretell(self, goal: Objective, candidates: Table) -> tuple[Forecast, bool]:
-        """Return what candidates cost: as learnt for this goal, else put together from what its outcomes are."""
+    def foretell(self, candidates: Table, goal: Objective) -> Foretold:
+        """Return what candidates cost: as learnt for this goal, else put together from what its outcomes are.
+
+        Energy that was never learnt from a meter is estimated by what the cost is foretold to be: the two are never
+        mixed.
+        """
+        estimated = objectives.ENERGY_WORD in goal.weights and not self._metered(goal)
         known = self.learnt.get(goal.name)
-        if known is not None and goal.promises == objectives.NO_PROMISE:
-            return known.forecast(candidates), known.stack is not None
+        if known is not None and not estimated and goal.promises == objectives.NO_PROMISE:
+            cost, level = known.ask(candidates)
+            forecast = Forecast(
+                cost=cost, half_width=known.choice_width(candidates), abstains=known.silent(candidates, level)
+            )
+            return Foretold(forecast=forecast, level=level, learnt=known.stack is not None)
         parts = {name: self._of(objectives.outcome(name)) for name in goal.targets(lambda _: True)}
+        if estimated:
+            parts[objectives.ENERGY] = self._of(_COST)
         asked = {name: known.ask(candidates) for name, known in parts.items()}
         drawn = {name: np.exp(value) for name, (value, _) in asked.items()}
+        if estimated:
+            numbers = candidates.numbers
+            drawn[objectives.ENERGY] *= objectives.watts(numbers) / objectives.price(numbers)
         cost = goal.log_cost(lambda name: drawn[name] if name in drawn else _numbers(candidates, name))
-        return Forecast(
+        forecast = Forecast(
             cost=cost,
             half_width=np.max([known.choice_width(candidates) for known in parts.values()], axis=0),
             abstains=any(known.silent(candidates, asked[name][1]) for name, known in parts.items()),
-        ), all(known.stack is not None for known in parts.values())
+        )
+        return Foretold(
+            forecast=forecast,
+            level=np.max([width for _, width in asked.values()], axis=0),
+            learnt=all(known.stack is not None for known in parts.values()),
+            estimated=estimated,
+        )
+
+    def _metered(self, goal: Objective) -> bool:
+        """Tell whether energy in a goal was learnt from meters."""
+        names = (goal.name, objectives.ENERGY_WORD, objectives.ENERGY)
+        return any((known := self.learnt.get(name)) is not None and known.stack is not None for name in names)
 
     def _of(self, goal: Objective) -> Learnt:
-        """Return what is known of a goal; what was never learnt, physics knows. Latency alone is its outcome."""
-        same = "latency" if goal.name == objectives.LATENCY else goal.name
+        """Return what is known of a goal; what was never learnt, physics knows. One objective alone is its outcome."""
+        same = {objectives.LATENCY: "latency", objectives.ENERGY: objectives.ENERGY_WORD}.get(goal.name, goal.name)
         return self.learnt.get(same) or self.learnt.get(goal.name) or _physics(goal)
 
     def _learn(
@@ -196,7 +244,7 @@ class Brain:
             return _physics(goal, mine, mine_target), heard.credibility
         rows, target, weight = told.take(heard.rows), target[heard.rows], heard.weight
         heads = self.make_heads(prior, rows.rows) if goal.is_choice else trees(prior, rows.rows)
-        head = stack_of(heads)
+        head = replace(stack_of(heads), breathe=self.breathe)
         judged = _judged(head, rows, target, weight, rng)
         stack = head.fit(rows, target, weight, rng)
         shift = None

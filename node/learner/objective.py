@@ -25,7 +25,13 @@ THROUGHPUT: Final = "outcome.output_tokens_per_s"
 ENERGY: Final = "outcome.energy_j"
 DEVICE_SECONDS: Final = "outcome.device_seconds_per_request"
 
+ENERGY_WORD: Final = "energy"  # the objective
+
 SECONDS_PER_HOUR: Final = 3600.0
+# Watts of a processor's core where no meter and no limit tells: server parts are sold with 3.5 to 6 a core (an EPYC
+# 7763 with 280 W for 64). It is the same for all strategies of a machine, so that no choice hangs on it.
+WATTS_PER_CORE: Final = 5.0
+SOME_WATTS: Final = 100.0  # of a device of which nothing is known; likewise
 # A promise broken by e costs as much as a latency e**10 times as long: promises come first, latency parts the rest.
 SLO_PENALTY: Final = 10.0
 
@@ -147,6 +153,32 @@ def device_seconds(numbers: Numbers) -> Floats:
     return _first(numbers(DEVICE_SECONDS), closed, opened)
 
 
+def by_power(numbers: Numbers) -> Numbers:
+    """Return columns in which energy is estimated, measured or not: device-seconds of a request x watts of a device.
+
+    The watts are the limit that the device is set to; of a processor so many a core. A strategy that makes the device
+    draw less than its limit is not seen to: whoever shows such figures says that they are estimated.
+    """
+
+    def estimated(name: str) -> Floats:
+        return device_seconds(numbers) * watts(numbers) if name == ENERGY else numbers(name)
+
+    return estimated
+
+
+def watts(numbers: Numbers) -> Floats:
+    """Return what a device draws at most, as far as anybody knows."""
+    cores = WATTS_PER_CORE * numbers("hardware.cpu_cores")
+    return _first(
+        numbers("hardware.power_limit_watts"), numbers("hardware.tdp_watts"), cores, np.full(cores.shape, SOME_WATTS)
+    )
+
+
+def price(numbers: Numbers) -> Floats:
+    """Return what a device-second costs; 1 where the hour has no price."""
+    return _first(numbers("hardware.price_per_hour") / SECONDS_PER_HOUR, np.array(1.0))
+
+
 def _first(*choices: Floats) -> Floats:
     """Return the first that is known, row by row."""
     found = choices[0]
@@ -173,9 +205,7 @@ def _throughput(numbers: Numbers, _: Promises) -> Floats:
 
 def _cost(numbers: Numbers, _: Promises) -> Floats:
     """Price of a request where the hour has a price, else its device-seconds."""
-    hourly = numbers("hardware.price_per_hour")
-    price = _first(hourly / SECONDS_PER_HOUR, np.array(1.0))
-    return np.log(device_seconds(numbers) * price)
+    return np.log(device_seconds(numbers) * price(numbers))
 
 
 def _energy(numbers: Numbers, _: Promises) -> Floats:

@@ -29,6 +29,7 @@ from node.learner import physics
 from node.learner.physics import Machine, known
 from node.learner.table import Floats, Table
 
+COPYING: Final = frozenset({"ngram", "ngram_gpu", "suffix"})  # speculation that drafts by looking text up
 SOME_PROMPT: Final = 512.0
 SOME_OUTPUT: Final = 256.0
 SOME_SEATS: Final = 256.0  # vLLM's default of max_num_seqs
@@ -116,7 +117,7 @@ def plan(table: Table, copies: Floats | float = 1.0) -> Plan:
     requests = known(numbers("workload.requests") / copies, np.maximum(known(4 * clients, 0.0), RUN_REQUESTS))
     prefix = known(numbers("strategy.prefix_caching"), 1.0) == 1  # on, if nobody says: as vLLM starts
     proposed = known(numbers("strategy.speculative_tokens"), 0.0)
-    accepted = known(numbers("workload.draft_acceptance"), physics.SOME_ACCEPTANCE)
+    accepted = known(numbers("workload.draft_acceptance"), _copied(table), physics.SOME_ACCEPTANCE)
     return Plan(
         prompt=prompt,
         output=output,
@@ -132,6 +133,15 @@ def plan(table: Table, copies: Floats | float = 1.0) -> Plan:
         proposed=proposed,
         yielded=physics.expected_tokens(accepted, proposed),
     )
+
+
+def _copied(table: Table) -> Floats:
+    """Return how many drafted tokens are kept where the draft is what the text itself said before; NaN elsewhere.
+
+    The share of an answer's words that repeat text behind the same two words is about what such a draft gets right.
+    """
+    copying = np.array([word in COPYING for word in table.words("strategy.speculation")], dtype=np.bool_)
+    return np.where(copying, table.numbers("workload.copy_share"), np.nan)
 
 
 def times(table: Table) -> Times:

@@ -62,6 +62,7 @@ class Limits:
         promised: pairs of (log of what is foretold, log of what is promised) for each promise.
         lossy: which candidates change answers.
         lossy_allowed: whether they may.
+        banned: which are not to be taken whatever they promise.
     """
 
     memory_share: Floats | None = None
@@ -70,6 +71,7 @@ class Limits:
     promised: tuple[tuple[Floats, float], ...] = ()
     lossy: Mask | None = None
     lossy_allowed: bool = False
+    banned: Mask | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +130,14 @@ def _guarded(forecast: Forecast, cost: Floats, default: int, risk: float) -> Cho
         why="best",
         gain=float(gain[taken]),
         gain_low=float(gain[taken] - forecast.half_width[taken]),
-        harm_probability=float(stats.norm.cdf((-HARM - gain[taken]) / forecast.sigma[taken])),
+        harm_probability=harm_probability(float(gain[taken]), float(forecast.half_width[taken])),
         considered=best if taken != best else None,
     )
+
+
+def harm_probability(gain: float, half_width: float) -> float:
+    """Return how likely what gains so much, give or take, is worse by HARM."""
+    return float(stats.norm.cdf((-HARM - gain) / max(half_width / NORMAL_90, LEAST_SIGMA)))
 
 
 def least_gain(half_width: Floats, risk: float = RISK) -> Floats:
@@ -147,6 +154,8 @@ def feasible(limits: Limits | None, count: int, default: int | None = None) -> M
     fits = np.ones(count, dtype=bool)
     if limits is None:
         return fits
+    if limits.banned is not None:
+        fits &= ~limits.banned
     if limits.memory_share is not None:
         fits &= ~(limits.memory_share > 1)
     if limits.failure is not None:

@@ -118,6 +118,7 @@ class StackHead:
         optional: what their `fit` raises when they cannot be had (no torch): they are left out then.
         folds: what is left out by turns to learn the weights.
         gate: which rows are learnt from at all; whoever hears authors (hearing.py) has gated them already.
+        breathe: called before each fit of a head; it may take its time while the machine is wanted for other things.
     """
 
     heads: Sequence[Head]
@@ -128,6 +129,7 @@ class StackHead:
     optional: tuple[Failure, ...] = (ImportError,)
     folds: Callable[[Table, np.random.Generator], Iterable[Column]] = inner_folds
     gate: Callable[[Table], Column] = lambda table: np.ones(table.rows, dtype=np.bool_)
+    breathe: Callable[[], None] = lambda: None
 
     def fit(self, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> FittedStack:
         """Learn heads and weights: every head is fitted once for each fold and once on all."""
@@ -159,6 +161,7 @@ class StackHead:
         )  # fmt: skip
 
     def _fit(self, head: Head, table: Table, target: Floats, weight: Floats, rng: np.random.Generator) -> Fitted | None:
+        self.breathe()
         try:
             return head.fit(table, target, weight, rng)
         except self.optional:
@@ -173,7 +176,10 @@ class StackHead:
             if kept.sum() < LEAST_ROWS:
                 continue
             train, judge = table.take(kept), table.take(left)
-            fits = [head.fit(train, target[kept], weight[kept], rng) for head in heads]
+            fits: list[Fitted] = []
+            for head in heads:
+                self.breathe()
+                fits.append(head.fit(train, target[kept], weight[kept], rng))
             rows.append(np.flatnonzero(left))
             folds.append(np.full(judge.rows, number))
             foretold.append(np.stack([fit.predict(judge).mean for fit in fits]))

@@ -37,11 +37,11 @@ from typing import IO, Any, Final
 
 NICENESS: Final = 19
 LINE_BYTES: Final = 4 << 20  # of a request or an answer: 256 cells, or 4096 candidates, fit
-CANDIDATES: Final = 4096
 RECORDS: Final = 200_000  # read from a file, from its beginning: who writes it puts first what counts
 RECORD_BYTES: Final = 64 * 1024
 GOALS: Final = 8
 NETWORK_ROWS: Final = 25_000  # beyond it networks are not trained: a stack fits each head a dozen times
+PAUSE_MOST: Final = 600.0  # s that a pause lasts at most: who wants it longer says so again, and may die instead
 PREDICTIONS: Final = frozenset({"choose", "curves"})
 UNAVAILABLE, BUG = 69, 70  # exit codes, as sysexits has them
 WORDS_CHARS: Final = 300  # of an error
@@ -72,6 +72,40 @@ class Lesson:
     number: int | None  # by which whoever gave it knows it again
 
 
+class Gate:
+    """Where learning waits while it would disturb: before each fit of a head, of which a lesson has dozens.
+
+    A fit takes tenths of a second, or ten seconds of a large table; what is under way is done first. Signals that stop
+    the process would be quicker and leave it stopped for ever when whoever sent them is killed.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._until = 0.0
+        self._changed = threading.Condition()
+        self.waited_s = 0.0
+
+    def close(self, seconds: float) -> None:
+        """Keep it closed for so long from now on."""
+        with self._changed:
+            self._until = self._now() + seconds
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        """Open it now."""
+        with self._changed:
+            self._until = 0.0
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Wait until it is open."""
+        begin = self._now()
+        with self._changed:
+            while (left := self._until - self._now()) > 0:
+                self._changed.wait(left)
+        self.waited_s += max(self._now() - begin, 0.0)
+
+
 class Worker:
     """Answers requests from the brain of now, and lets another grow beside it.
 
@@ -84,7 +118,8 @@ class Worker:
         from node.learner.brain import Brain  # noqa: PLC0415 -- numpy, scipy: told apart from other failures
 
         heads, self.heads = available_heads()
-        self._brain = Brain(make_heads=heads)
+        self._gate = Gate(now)
+        self._brain = Brain(make_heads=heads, breathe=self._gate.wait)
         self._say = say
         self._now = now
         self._lock = threading.Lock()
@@ -101,7 +136,14 @@ class Worker:
             Refused: it is none, or asks for what cannot be.
         """
         begin = self._now()
-        ways = {"train": self._train, "choose": self._choose, "curves": self._curves, "state": self._state}
+        ways = {
+            "train": self._train,
+            "choose": self._choose,
+            "curves": self._curves,
+            "state": self._state,
+            "pause": self._pause,
+            "resume": self._resume,
+        }
         way = ways.get(str(request.get("do")))
         if way is None:
             raise Refused(f"do is one of {', '.join(ways)}")
@@ -168,35 +210,23 @@ class Worker:
         return {"begun": True}
 
     def _choose(self, request: Message) -> Message:
-        from node.learner import objective  # noqa: PLC0415
-        from node.learner.select import Limits, lossy  # noqa: PLC0415
+        from node.learner.asked import choose  # noqa: PLC0415
 
-        table = _table(request["rows"])
-        default = request.get("default")
-        if default is not None and not 0 <= int(default) < table.rows:
-            raise Refused("default: no such row")
-        promises = objective.Promises(**{key: float(value) for key, value in request.get("promises", {}).items()})
-        goal = objective.parse(str(request.get("goal", "latency")), promises)
-        limits = Limits(lossy=lossy(table), lossy_allowed=request.get("lossy") is True)
-        advice = self._brain.advise(table, goal, None if default is None else int(default), limits)
-        choice = advice.choice
-        return {
-            "index": choice.index,
-            "why": choice.why,
-            "gain": choice.gain,
-            "gain_low": choice.gain_low,
-            "harm_probability": choice.harm_probability,
-            "considered": choice.considered,
-            "learnt": advice.learnt,
-            "cost": advice.forecast.cost.tolist(),
-            "half_width": advice.forecast.half_width.tolist(),
-        }
+        return choose(self._brain, request)
 
     def _curves(self, request: Message) -> Message:
         cells = request["cells"]
         if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
             raise Refused("cells: a list of rows belongs there")
         return {"curves": [curve.to_plain() for curve in self._brain.curves(cells)]}
+
+    def _pause(self, request: Message) -> Message:
+        self._gate.close(min(max(float(request.get("seconds", PAUSE_MOST)), 0.0), PAUSE_MOST))
+        return {"paused": True}
+
+    def _resume(self, _: Message) -> Message:
+        self._gate.open()
+        return {"paused": False}
 
     def _state(self, _: Message) -> Message:
         learnt = {
@@ -210,6 +240,7 @@ class Worker:
             "authors": len(self._brain.credibility),
             "doubted": sorted(author for author, worth in self._brain.credibility.items() if worth < 0.5)[:GOALS],
             "train_s": self._train_s,
+            "paused_s": self._gate.waited_s,
             "answer_s": self._answering_s / self._answered if self._answered else None,
             "predictions": self._predictions,
             "predict_s": self._predict_s,
@@ -259,14 +290,6 @@ def read_records(path: Path, engine: str | None = None) -> Iterator[Mapping[str,
                 continue
             if engine is None or row.get(ENGINE, engine) == engine:
                 yield row
-
-
-def _table(rows: object) -> Any:  # noqa: ANN401 -- a Table, of a module that may not be there
-    from node.learner.table import Table  # noqa: PLC0415
-
-    if not isinstance(rows, list) or not 0 < len(rows) <= CANDIDATES or not all(isinstance(row, dict) for row in rows):
-        raise Refused(f"rows: 1 to {CANDIDATES} rows belong there")
-    return Table.of_rows([{**row, "context": 0} for row in rows], merged=False)
 
 
 def foreign_errors() -> tuple[type[Exception], ...]:

@@ -14,7 +14,6 @@ What the learner knows dies with it; it is then taught again, at ever longer int
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -22,22 +21,20 @@ from typing import Any, Final
 import structlog
 import trio
 
-from node.core.learning import LEAST, MOST, Chosen, Figures, Late, Schedule, chosen, figures
+from node.core.learning import LEAST, MOST, Advice, Chosen, Figures, Schedule, advice, chosen, figures
+from node.core.observation import Row
+from node.core.question import evidence as told_of
 from node.errors import Unavailable
-from node.learner_ports import Authors, Learner, LearnerHands, Lesson, Lessons, Said
-from node.record_ports import HistoryFacts
+from node.learner_ports import Authors, Learner, LearnerHands, Said
+from node.record_ports import OWN_ROWS, HistoryFacts
+from node.services.teach import WORDS, Teacher
 
 log = structlog.get_logger(__name__)
 
 LOOK: Final = 60.0
-WRITING: Final = 600.0  # s for writing a lesson: seconds, on a slow and busy disk more
-# s for one lesson. Minutes of a core that nobody else wants; beside an engine that computes on all of them, hours.
-LESSON: Final = 6 * 3600.0
 ANSWER: Final = 15.0  # s that whoever asks waits, the learner's start included
-SEED_END: Final = 2**31
-WORDS: Final = 300  # characters of a reason
+MICRO: Final = 1e6  # of a second
 NONSENSE: Final = "the learner talks nonsense"
-ENGINE: Final = "vllm"  # what other engines did under their strategies tells nothing of ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +44,7 @@ class LearnerPolicy:
     Attributes:
         goals: objectives that choices will be made by, the most important first.
         least, most: records below which nothing is learnt, and of which no more is learnt from.
-        look: seconds between looks at how the history grew; the first is one after the start, which has better to do.
+        look: seconds between looks at how the history grew; the first is at once, so that the first choice comes early.
     """
 
     enabled: bool = True
@@ -58,7 +55,7 @@ class LearnerPolicy:
 
 
 class Learning:
-    """A node's learner. `run` is its one long-lived task; `choose` and `curves` ask."""
+    """A node's learner. `run` is its one long-lived task; `choose`, `advise` and `curves` ask."""
 
     def __init__(  # noqa: PLR0913 -- a list of capabilities
         self,
@@ -78,7 +75,7 @@ class Learning:
             hands: None where there are none: then nothing is learnt.
             written: this node's own records that were added to the history since it came up.
             authors: who is who now.
-            busy: whether something is measured on this machine that learning would disturb.
+            busy: whether something is measured on this machine that learning would disturb; it waits meanwhile.
             luck: uniform in [0, 1).
             wall: microseconds since 1970.
         """
@@ -87,20 +84,20 @@ class Learning:
         self._policy = policy
         self._history = history
         self._written = written
-        self._authors = authors
         self._busy = busy
-        self._luck = luck
         self._wall = wall
+        self._teacher = Teacher(
+            goals=policy.goals, history=history, written=written, authors=authors, busy=busy, luck=luck
+        )
         self._schedule = Schedule(least=policy.least, most=policy.most)
         self._learner: Learner | None = None  # once it was started for the first time
         self._asked = trio.Event()  # somebody wants it before there is enough to learn from
         self._ready = trio.Event()  # it can be asked; another one when it dies
-        self._over: trio.Event | None = None  # the lesson under way is over
-        self._end: Said = {}  # how
+        self._learnt_more = trio.Event()  # another one with each lesson
         self._figures = Figures()
         self._trained_at_us: int | None = None
-        self._trouble = self._lesson = self._death = ""
-        self._given = self._lessons = self._failures = self._starts = self._unanswered = 0
+        self._trouble = self._death = ""
+        self._lessons = self._failures = self._starts = self._unanswered = 0
         self._before = Figures()  # of what died: predictions only grow
         self._lesson_s = 0.0
 
@@ -149,6 +146,70 @@ class Learning:
             raise Unavailable(NONSENSE)
         return found
 
+    async def advise(  # noqa: PLR0913 -- one question, whole
+        self,
+        rows: Sequence[Row],
+        *,
+        goal: str,
+        default: int,
+        current: int,
+        lossy: bool,
+        horizon_s: float,
+        busy_share: float,
+        restart_s: float,
+        lost_share: float,
+        evidence: Sequence[Row] = (),
+        banned: Sequence[int] = (),
+        memory_bytes: int | None = None,
+        promises: Mapping[str, float] | None = None,
+    ) -> Advice:
+        """Advise whether to run something else than what runs now, and what to try: see `Advice`.
+
+        Args:
+            rows: of `node.core.question`: candidates of one context.
+            default, current: which row is the engine's default, and which is what runs now.
+            horizon_s: for how long the workload is expected to last; of it, `busy_share` with work at the engine.
+            restart_s: until the engine serves again after a switch; of its work, `lost_share` is lost meanwhile.
+            evidence: own records' rows, newest first; more than OWN_ROWS are left out.
+            banned: rows that are out of question.
+            memory_bytes: that the engine may take; None: what the machine has.
+            goal, lossy, promises: as `choose` has them.
+
+        Raises:
+            Unavailable: no learner answers, or none that makes sense.
+        """
+        said = await self._ask(
+            "choose",
+            rows=list(rows),
+            goal=goal,
+            default=default,
+            current=current,
+            lossy=lossy,
+            horizon_s=horizon_s,
+            busy_share=busy_share,
+            restart_s=restart_s,
+            lost_share=lost_share,
+            evidence=told_of(evidence[:OWN_ROWS]),
+            now_s=self._wall() / MICRO,
+            banned=sorted(set(banned)),
+            memory_bytes=memory_bytes,
+            promises=dict(promises or {}),
+        )
+        if (found := advice(said, len(rows))) is None:
+            raise Unavailable(NONSENSE)
+        return found
+
+    @property
+    def lessons(self) -> int:
+        """How many lessons went well since the node came up."""
+        return self._lessons
+
+    async def learnt(self, than: int) -> int:
+        """Wait until more lessons than that went well; return how many did."""
+        while self._lessons <= than:
+            await self._learnt_more.wait()
+        return self._lessons
+
     async def curves(self, cells: Sequence[Mapping[str, object]]) -> tuple[Mapping[str, Any], ...]:
         """Return the curve of each cell, at most 256: see `node.learner.curves`.
 
@@ -186,12 +247,9 @@ class Learning:
     # -- teaching
 
     async def _until_wanted(self) -> None:
-        while not self._asked.is_set():
+        while not self._asked.is_set() and not self._due():
             with trio.move_on_after(self._policy.look):
                 await self._asked.wait()
-                return
-            if self._due():
-                return
 
     def _due(self) -> bool:
         """Tell whether there is something to learn now."""
@@ -215,65 +273,14 @@ class Learning:
     async def _teach(self, learner: Learner) -> None:
         """Give one lesson and wait for its end."""
         assert self._hands is not None  # noqa: S101 -- `run` has looked
-        authors, lessons = self._authors(), self._hands.lessons
-        self._over, self._end = trio.Event(), {}
         try:
-            await self._give(learner, await self._write(lessons, authors), authors)
+            self._take(await self._teacher.teach(learner, self._hands.lessons, self._schedule))
         except Unavailable as error:
             self._failed(str(error))
-        finally:
-            self._over = None
-            with trio.CancelScope(shield=True):
-                await lessons.remove()
-
-    async def _write(self, lessons: Lessons, authors: Authors) -> Lesson:
-        """Write a lesson.
-
-        Raises:
-            Unavailable: it was not, or not in time.
-        """
-        held, written, began = self._history().records, self._written(), trio.current_time()
-        lesson: Lesson | None = None
-        with trio.move_on_after(WRITING):
-            lesson = await lessons.write(authors, most=self._schedule.most)
-        if lesson is None:
-            raise Unavailable(f"the lesson was not written within {WRITING:.0f} s")
-        self._schedule.began(held=held, own=lesson.own, written=written, now=began)
-        self._lesson = f"{lesson.records} records"
-        log.info("learner.lesson", records=lesson.records, own=lesson.own, authors=lesson.authors)
-        return lesson
-
-    async def _give(self, learner: Learner, lesson: Lesson, authors: Authors) -> None:
-        """Have a lesson learnt.
-
-        Raises:
-            Unavailable: it was not.
-        """
-        assert self._over is not None  # noqa: S101 -- `_teach` made it
-        self._given += 1
-        with suppress(Late):  # it is busy, not gone: the lesson's end tells
-            await learner.ask(
-                "train",
-                lesson=self._given,
-                path=str(lesson.path),
-                goals=list(self._policy.goals),
-                ranks={str(author): "known" for author in sorted(authors.known)} | {str(authors.own): "own"},
-                engine=ENGINE,
-                seed=int(self._luck() * SEED_END),
-            )
-        with trio.move_on_after(LESSON):
-            await self._over.wait()
-        match self._end.get("event"):
-            case "trained":
-                self._learnt()
-            case None:
-                learner.renew("it does not come to an end with learning")
-                raise Unavailable(f"it was not learnt within {LESSON / 3600:.0f} hours")
-            case _:
-                raise Unavailable(_words(self._end))
+        else:
+            self._learnt()
 
     def _learnt(self) -> None:
-        self._take(self._end)
         now = trio.current_time()
         self._schedule.learnt(now)
         self._trained_at_us, self._trouble = self._wall(), ""
@@ -281,6 +288,8 @@ class Learning:
         self._lesson_s += self._figures.train_s or 0.0
         known = self._figures
         log.info("learner.learnt", rows=known.rows, error_median=known.error_median, train_s=known.train_s)
+        self._learnt_more.set()
+        self._learnt_more = trio.Event()
 
     def _failed(self, reason: str) -> None:
         self._trouble = reason
@@ -301,16 +310,11 @@ class Learning:
                 self._ready.set()
             case "ended":
                 self._died(str(said.get("reason") or "")[:WORDS])
-                self._finish(said)
-            case "trained" | "failed" if said.get("lesson") in (None, self._given):  # not of one that was given up
-                self._finish(said)
+                self._teacher.hear(said)
+            case "trained" | "failed":
+                self._teacher.hear(said)
             case _:
                 pass
-
-    def _finish(self, said: Said) -> None:
-        if self._over is not None and not self._over.is_set():
-            self._end = said
-            self._over.set()
 
     def _died(self, why: str) -> None:
         """Forget what died with it."""
@@ -337,6 +341,7 @@ class Learning:
             "reason": reason,
             "trained_at": _rfc3339(self._trained_at_us),
             "records_used": known.rows,
+            "records_shipped": self._teacher.lesson.shipped if self._teacher.lesson and self._trained_at_us else 0,
             "authors": known.authors,
             "doubted": list(known.doubted),
             "heads": list(known.heads),
@@ -359,8 +364,8 @@ class Learning:
         """Return the state, and why it is that."""
         if never := self._never():
             return never
-        if self._over is not None:
-            return "learning", self._lesson
+        if self._teacher.under_way:
+            return "learning", self._teacher.words
         if self._trouble:
             return "failing", self._trouble
         if self._learner is None:
@@ -385,10 +390,5 @@ class Learning:
         return f"{held} of the {least} records that it takes" if held < least else "soon"
 
 
-def _words(said: Said) -> str:
-    reason = str(said.get("reason") or "it said no reason")[:WORDS]
-    return f"the learner died over it: {reason}" if said.get("event") == "ended" else reason
-
-
 def _rfc3339(time_us: int | None) -> str | None:
-    return None if time_us is None else datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="seconds")
+    return None if time_us is None else datetime.fromtimestamp(time_us / MICRO, UTC).isoformat(timespec="seconds")

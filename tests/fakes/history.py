@@ -8,12 +8,13 @@ from typing import Any
 
 import trio
 
+from node.core.observation import Row, to_row
 from node.core.retention import Entry, Quota, retained
 from node.errors import Unavailable
-from node.record_ports import Admitted, HistoryFacts, Holding, Standing
+from node.record_ports import OWN_ROWS, Admitted, HistoryFacts, Holding, Standing
 from protocol import limits, ranges
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.ids import PUBLIC_SWARM, Epoch, PeerId, RecordName, SwarmId
+from protocol.ids import PUBLIC_SWARM, ContentDigest, Epoch, PeerId, RecordName, SwarmId
 from protocol.records import Fork, Kind, Signed, SigningKey, Stamp, find_fork, sign, verify_and_open
 
 
@@ -82,6 +83,18 @@ class FakeHistory:
         self._keep(signed)
         self._sweep()
         return signed
+
+    async def own_rows(self, model: ContentDigest | None, *, most: int = OWN_ROWS) -> tuple[Row, ...]:
+        """Keep the port `node.record_ports.OwnRows`, of a history of performance records."""
+        self.calls["own_rows"] += 1
+        await trio.lowlevel.checkpoint()
+        self._may_refuse()
+        if self._key is None:
+            return ()
+        me = PeerId.from_public_key(self._key.public_key().public_bytes_raw())
+        own = [signed for name, signed in self.records.items() if name.author == me]
+        newest = sorted(own, key=lambda signed: (signed.name.epoch.start_us, signed.name.seq), reverse=True)
+        return tuple(to_row(each.body) for each in newest if model is None or each.body.model.digest == model)[:most]
 
     async def admit(self, sealed: Sequence[bytes], *, via: PeerId | None) -> tuple[Admitted, ...]:
         if len(sealed) > limits.BATCH_RECORDS:

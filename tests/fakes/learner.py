@@ -25,6 +25,7 @@ FIGURES: Said = {
     "predict_s": 0.01,
     "peak_bytes": 1 << 28,
 }
+TICK = 5.0  # s between looks at whether it is paused
 ASK_S = 10.0  # that its keeper waits for an answer
 
 
@@ -42,7 +43,13 @@ class FakeLearner:
 
     def __init__(self) -> None:
         self.teachings: list[Teaching] = []  # of the next lessons; as they should go when there is none
-        self.answers: dict[str, Said] = {"train": {"begun": True}, "state": FIGURES}
+        self.answers: dict[str, Said] = {
+            "train": {"begun": True},
+            "state": FIGURES,
+            "pause": {"paused": True},
+            "resume": {"paused": False},
+        }
+        self.paused_until = 0.0
         self.slow: dict[str, float] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.taught_at: list[float] = []
@@ -104,10 +111,15 @@ class FakeLearner:
             raise Unavailable("the learner did not answer")
         if do not in self.answers:
             raise Unavailable("the learner refuses")
+        if do in ("pause", "resume"):
+            self.paused_until = trio.current_time() + float(str(what.get("seconds", 0.0)))
         return self.answers[do]
 
     async def _learn(self, teaching: Teaching) -> None:
-        await trio.sleep(teaching.seconds)
+        left = teaching.seconds
+        while left > 0:
+            await trio.sleep(min(left, TICK))
+            left -= TICK * (trio.current_time() >= self.paused_until)
         if teaching.dies:
             self.die("out of memory")
         elif teaching.end is not None:
@@ -137,6 +149,10 @@ class FakeLessons:
         self.there = False
 
 
-def hands_of(learner: FakeLearner, lessons: FakeLessons, **lacking: str) -> LearnerHands:
+def hands_of(
+    learner: FakeLearner, lessons: FakeLessons, *, lacking_to_answer: str = "", lacking_to_learn: str = ""
+) -> LearnerHands:
     """Return what a node would get of them."""
-    return LearnerHands(open=learner.open, lessons=lessons, **lacking)
+    return LearnerHands(
+        open=learner.open, lessons=lessons, lacking_to_answer=lacking_to_answer, lacking_to_learn=lacking_to_learn
+    )

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from node.learner import worker
+from node.learner import objective, worker
+from node.learner.brain import Brain, trees
 from node.learner.table import Table
 from node.learner.worker import Refused, Worker
 from tests.learner.synthetic import world
@@ -195,3 +196,43 @@ def test_an_answer_that_is_too_long_is_said_to_be(monkeypatch: pytest.MonkeyPatc
     written = io.BytesIO()
     worker.speaker(written)({"id": 3, "ok": {"words": "x" * 200}})
     assert json.loads(written.getvalue()) == {"id": 3, "error": "the answer is too long"}
+
+
+def test_a_pause_holds_learning_up_until_it_is_over_or_nobody_says_it_again() -> None:
+    now = [0.0]
+    gate = worker.Gate(lambda: now[0])
+    gate.wait()
+    through = threading.Event()
+
+    def learn() -> None:
+        gate.wait()
+        through.set()
+
+    gate.close(60.0)
+    held = threading.Thread(target=learn, daemon=True)
+    held.start()
+    assert not through.wait(0.1)
+    now[0] = 30.0
+    gate.open()
+    assert through.wait(WITHIN)
+    held.join(WITHIN)
+    assert gate.waited_s == 30.0
+    gate.close(60.0)
+    now[0] = 91.0
+    gate.wait()
+
+
+def test_questions_are_answered_in_a_pause() -> None:
+    one, _ = made()
+    assert one.answer({"do": "pause", "seconds": 60})["paused"]
+    assert one.answer({"do": "choose", "rows": CONTEXT, "default": 0})["index"] is not None
+    assert not one.answer({"do": "resume"})["paused"]
+    with pytest.raises(Refused):
+        one.answer({"do": "pause", "seconds": "long"})
+
+
+def test_a_brain_breathes_between_the_fits_of_a_lesson() -> None:
+    breaths: list[bool] = []
+    brain = Brain(make_heads=trees, breathe=lambda: breaths.append(True))
+    brain.taught(world(24), {}, [objective.parse("latency")], np.random.default_rng(0), curves_too=False)
+    assert len(breaths) > 6  # folds by heads

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import trio
 
-from node.core.learning import AGAIN, EVERY, LEAST, LEAST_REST, MOST, REST, Late, Schedule, number
+from node.core.learning import AGAIN, EVERY, LEAST, LEAST_REST, MOST, REST, Gain, Late, Probe, Schedule, number
 from node.errors import Unavailable
 from node.learner_ports import Authors, Said
-from node.record_ports import HistoryFacts
-from node.services.learn import ANSWER, LESSON, LOOK, LearnerPolicy, Learning
+from node.record_ports import OWN_ROWS, HistoryFacts
+from node.services.learn import ANSWER, LOOK, LearnerPolicy, Learning
+from node.services.teach import LESSON, PAUSE, PULSE
 from protocol.ids import PeerId
 from tests.fakes.learner import FakeLearner, FakeLessons, Teaching, hands_of
 from tests.protocol.samples import AUTHOR
@@ -116,6 +117,111 @@ async def test_however_fast_records_come_it_rests_ten_times_as_long_as_it_learnt
             await trio.sleep(LOOK)
     first, second = stage.learner.taught_at
     assert 6600.0 <= second - first <= 6600.0 + 2 * LOOK
+
+
+async def test_the_first_look_is_at_once_where_there_is_enough_to_learn_from(autojump_clock: object) -> None:
+    async with running(Stage()) as stage:
+        await trio.sleep(5.0)  # the start of the learner, and writing
+        assert stage.state == "learning"
+        assert stage.learner.taught_at[0] < LOOK / 2
+
+
+async def test_a_lesson_under_way_waits_while_the_machine_is_measured(autojump_clock: object) -> None:
+    async with running(Stage()) as stage:
+        await trio.sleep(5.0)
+        stage.busy = True
+        await trio.sleep(4 * PAUSE)
+        assert stage.state == "learning"
+        assert "waits" in stage.learning.facts()["reason"]
+        stage.busy = False
+        await trio.sleep(30.0 + 2 * PULSE)
+        assert stage.state == "ready"
+        assert [do for do, _ in stage.learner.asked].count("resume") == 1
+        assert all(what == {"seconds": PAUSE} for do, what in stage.learner.asked if do == "pause")
+
+
+async def test_the_time_of_a_pause_is_not_the_lesson_s(autojump_clock: object) -> None:
+    async with running(Stage()) as stage:
+        await trio.sleep(5.0)
+        stage.busy = True
+        await trio.sleep(LESSON + 60.0)
+        assert stage.state == "learning"
+        stage.busy = False
+        await trio.sleep(SOON)
+        assert stage.state == "ready"
+        assert not stage.learner.renewed
+
+
+async def test_whoever_waits_for_a_lesson_is_told_of_each_that_went_well(autojump_clock: object) -> None:
+    seen: list[int] = []
+
+    async def follow(stage: Stage) -> None:
+        while True:
+            seen.append(await stage.learning.learnt(seen[-1] if seen else 0))
+
+    async with trio.open_nursery() as nursery, running(Stage(records=1000)) as stage:
+        nursery.start_soon(follow, stage)
+        stage.learner.teachings = [Teaching(), Teaching(end={"event": "failed"}), Teaching()]
+        await trio.sleep(SOON)
+        assert seen == [1]
+        stage.grow(1.2)
+        await until(lambda: stage.learning.facts()["trainings_failed"] == 1)
+        assert seen == [1]
+        await until(lambda: stage.learning.lessons == 2)
+        await trio.sleep(1.0)
+        assert seen == [1, 2]
+        nursery.cancel_scope.cancel()
+
+
+ADVICE: dict[str, Any] = {
+    "index": 1,
+    "why": "best",
+    "learnt": True,
+    "gains": [[0.0, -0.01, 0.01], [0.3, 0.2, 0.4]],
+    "over_current": [0.1, 0.05, 0.15],
+    "cost": [0.0, -0.3],
+    "half_width": [0.1, 0.1],
+    "level": [0.2, None],
+    "measured": [3, 2],
+    "failed": [0, 9, "x"],
+    "worth": True,
+    "saved_s": 100.0,
+    "cost_s": 30.0,
+    "pays_after_s": 600.0,
+    "probes": [{"index": 0, "value": 0.001, "saves": 0.05}, {"index": 7, "value": 1.0, "saves": 1.0}, 3],
+}
+SITUATION: dict[str, Any] = {
+    "goal": "latency", "default": 0, "current": 0, "lossy": False, "horizon_s": 3600.0, "busy_share": 0.5,
+    "restart_s": 60.0, "lost_share": 1.0,
+}  # fmt: skip
+
+
+async def test_advice_is_read_whole_and_asked_for_with_no_more_of_own_records_than_it_takes(
+    autojump_clock: object,
+) -> None:
+    mine = {"record.time_us": 1, "record.sealed": "long", "model.layers": 30, "outcome.latency_mean_s": 1.0}
+    async with running(Stage(records=0)) as stage:
+        stage.learner.answers |= {"choose": ADVICE}
+        found = await stage.learning.advise(ROWS, **SITUATION, evidence=[mine] * 600, banned=[1, 1])
+        assert (found.index, found.gain, found.gain_low, found.gain_high) == (1, 0.3, 0.2, 0.4)
+        assert found.over_current == Gain(mean=0.1, low=0.05, high=0.15)
+        assert (found.measured, found.failed, found.level) == ((3, 2), (0,), (0.2, None))
+        assert (found.worth, found.pays_after_s, found.estimated) == (True, 600.0, False)
+        assert found.probes == (Probe(index=0, value=0.001, saves=0.05),)
+        asked = dict(stage.learner.asked)["choose"]
+        assert len(asked["evidence"]) == OWN_ROWS
+        assert asked["evidence"][0] == {"record.time_us": 1, "outcome.latency_mean_s": 1.0}
+        assert (asked["banned"], asked["now_s"]) == ([1], 1_800_000_000.0)
+
+
+@pytest.mark.parametrize(
+    "nonsense", [{"index": 2}, {"gains": None}, {"measured": [1]}, {"level": [1.0]}, {"index": True, "gains": []}]
+)
+async def test_advice_that_is_none_is_not_passed_on(nonsense: dict[str, Any], autojump_clock: object) -> None:
+    async with running(Stage(records=0)) as stage:
+        stage.learner.answers |= {"choose": ADVICE | nonsense}
+        with pytest.raises(Unavailable, match="nonsense"):
+            await stage.learning.advise(ROWS, **SITUATION)
 
 
 async def test_it_does_not_begin_to_learn_while_the_machine_is_measured(autojump_clock: object) -> None:

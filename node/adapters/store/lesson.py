@@ -2,14 +2,16 @@
 
 Knows the tables and reads them beside whoever writes; knows no learner and opens no record: a lesson carries sealed
 records, and the learner's own process, at its low priority, pays for reading them. A page at a time is read in a
-thread, so that neither the loop nor a writer ever waits for more.
+thread, so that neither the loop nor a writer ever waits for more. What metainf ships with comes last, from beside the
+history and never into it: see docs/decisions/warm-start.md.
 """
 
 import contextlib
 import os
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,6 +19,8 @@ import trio
 
 from node.adapters.store.reader import read_history
 from node.adapters.store.tables import Query, Tables
+from node.core.cells import cell_of
+from node.core.snapshot import Snapshot
 from node.errors import Unavailable
 from node.files import PRIVATE
 from node.learner_ports import Authors, Lesson
@@ -36,9 +40,10 @@ SCAN: Final = 4  # times as many records as are wanted are looked through for th
 class LessonFile:
     """Writes lessons beside the history. Keeps the port `Lessons`."""
 
-    def __init__(self, history: Path) -> None:
-        """`history`: the file of a swarm's records."""
+    def __init__(self, history: Path, *, shipped: Snapshot | None = None) -> None:
+        """`history`: the file of a swarm's records. `shipped`: what metainf came with; None where there is none."""
         self._history = history
+        self._shipped = shipped
         self._file = history.with_name(f".{history.stem}.lesson.jsonl")
         self._partial = self._file.with_suffix(".partial")
 
@@ -54,6 +59,9 @@ class LessonFile:
 
     async def _write(self, authors: Authors, most: int) -> Lesson:
         written: Counter[PeerId] = Counter()
+        ours = frozenset[PeerId]() if self._shipped is None else self._shipped.authors
+        seen: set[bytes] = set()  # of what is shipped, what the history has too
+        shipped = 0
         with contextlib.ExitStack() as resources:
             out = await _off(lambda: resources.enter_context(os.fdopen(_private(self._partial), "wb")))
             tables = await _off(lambda: resources.enter_context(read_history(self._history)))
@@ -64,10 +72,17 @@ class LessonFile:
                     return False
                 out.writelines(b'{"record.sealed":"' + b64encode(sealed) + b'"}\n' for _, sealed in page)
                 written.update(author for author, _ in page)
+                seen.update(sealed for author, sealed in page if author in ours)
                 return True
 
             while await _off(copy_page):
                 pass
+            if self._shipped is not None:
+                snapshot, left = self._shipped, most - written.total()
+                pages = iter([await _off(lambda: choose_shipped(snapshot, tables, authors, seen, left))])
+                held = written.total()
+                await _off(copy_page)
+                shipped = written.total() - held
             await _off(resources.close)
         await _off(lambda: self._partial.replace(self._file))
         return Lesson(
@@ -75,6 +90,7 @@ class LessonFile:
             records=written.total(),
             own=written[authors.own],
             authors=len(written),
+            shipped=shipped,
         )
 
     async def remove(self) -> None:
@@ -101,6 +117,24 @@ def choose(tables: Tables, authors: Authors, most: int) -> Iterator[list[tuple[P
             left -= len(page)
             yield page
     yield from _of_others(tables, authors, left=left, each=each, scan=most * SCAN)
+
+
+def choose_shipped(
+    snapshot: Snapshot, tables: Tables, authors: Authors, seen: Collection[bytes], most: int
+) -> list[tuple[PeerId, bytes]]:
+    """Return what of the shipped records belongs into a lesson that the history has left so much room in, newest first.
+
+    They lose against what is fresh: they come last, and where this node has measured the very same itself, not at all.
+
+    Args:
+        seen: sealed records that are in the lesson already.
+    """
+    if most <= 0:
+        return []
+    measured = {entry.cell for entry in tables.entries(authors.own.key)}
+    newest = sorted(snapshot.records, key=lambda each: each.body.stamp.time, reverse=True)
+    fresh = (each for each in newest if each.sealed not in seen and cell_of(each) not in measured)
+    return [(each.name.author, each.sealed) for each in islice(fresh, most)]
 
 
 def _of(tables: Tables, author: PeerId, most: int) -> Iterator[list[tuple[PeerId, bytes]]]:
