@@ -11,16 +11,18 @@ from pathlib import Path
 
 from node.adapters.learner_child import REMEDY, ChildSetup, LearnerChild, open_learner
 from node.adapters.store.lesson import LessonFile
+from node.core.snapshot import Snapshot
 from node.learner_ports import LearnerHands, Said
 
 
-def learner_hands(history: Path, *, memory_bytes: int) -> LearnerHands:
-    """Return them for a history's file."""
+def learner_hands(history: Path, *, memory_bytes: int, shipped: Snapshot | None = None) -> LearnerHands:
+    """Return them for a history's file, and for what metainf came with."""
     return LearnerHands(
         open=partial(_open, memory_bytes),
-        lessons=LessonFile(history),
+        lessons=LessonFile(history, shipped=shipped),
         lacking_to_answer=_lacking("numpy", "scipy"),
         lacking_to_learn=_lacking("lightgbm"),
+        shipped=shipped,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from node.core.snapshot import Snapshot
 from protocol.ids import PeerId
 
 Said = Mapping[str, Any]  # a message of the learner: plain values, of which nothing is certain
@@ -55,7 +56,7 @@ class Lesson:
     """Records to learn from, in a file of JSON Lines.
 
     Attributes:
-        records: in it; `own` of them this node's.
+        records: in it; `own` of them this node's, `shipped` of them those that metainf came with.
         authors: how many.
     """
 
@@ -63,6 +64,7 @@ class Lesson:
     records: int
     own: int
     authors: int
+    shipped: int = 0
 
 
 class Lessons(Protocol):
@@ -89,9 +91,11 @@ class LearnerHands:
 
     Attributes:
         lacking: what is not installed and needed to answer at all, and what to learn; empty where all is there.
+        shipped: records that metainf came with, which lessons have beside the history's; None where there are none.
     """
 
     open: LearnerOpener
     lessons: Lessons
     lacking_to_answer: str = ""
     lacking_to_learn: str = ""
+    shipped: Snapshot | None = None

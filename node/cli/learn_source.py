@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from node.adapters.snapshot_file import read_shipped
 from node.cli.counting import counting
 from node.cli.learning import read_rows
 from node.cli.record_reading import Wanted, own_author, reading
@@ -34,6 +35,7 @@ from protocol.performance import PERFORMANCE
 from protocol.records import open_unverified, verify_archived
 
 OWN: Final = "own"
+KNOWN: Final[Standing] = "known"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,8 @@ def teach(source: Source, table: Table, goals: Sequence[Objective], *, curves_to
     heads, names = available_heads()
     own = own_author(source.where)
     ranks: dict[str, Standing] = {} if own is None else {str(own): OWN}
+    if source.table is None and (shipped := read_shipped()) is not None:
+        ranks = {**dict.fromkeys(map(str, shipped.authors), KNOWN), **ranks}
     begun = time.monotonic()
     doing = f"learning {', '.join(goal.name for goal in goals)} from {kept.rows} rows"
     with _busy(doing) if kept.rows else nullcontext():
@@ -120,7 +124,7 @@ def teach(source: Source, table: Table, goals: Sequence[Objective], *, curves_to
         )  # fmt: skip
     return Taught(
         brain=brain, table=kept, ranks=ranks, heads=tuple(names), train_s=time.monotonic() - begun,
-        source=str(source.table or f"the history of {source.swarm}"),
+        source=str(source.table or f"the history of {source.swarm} and what metainf ships with"),
     )  # fmt: skip
 
 
@@ -172,12 +176,19 @@ def _signed(row: Row) -> Row | None:
 
 
 def _own_rows(source: Source) -> Iterator[Row]:
-    """Yield the rows of the records that this node believes, newest first."""
+    """Yield the rows of the records that this node believes, newest first, then of those that metainf ships with."""
+    held: set[bytes] = set()
     with reading(source.where, source.swarm) as book, counting("reading records", book.tables.totals()[0]) as tick:
         for judged in book.pick(Wanted(limit=MOST_ROWS)):
             tick()
             if judged.body is not None and not (judged.trouble or judged.expired or judged.quarantined):
+                held.add(judged.sealed)
                 yield to_row(judged.body)
+    shipped = read_shipped()
+    for signed in () if shipped is None else shipped.records:
+        if signed.sealed not in held and len(held) < MOST_ROWS:
+            held.add(signed.sealed)
+            yield to_row(signed.body)
 
 
 @contextmanager

@@ -158,7 +158,7 @@ async def _beside(where: Places, files: Sequence[Path], fates: Fates) -> None:
 async def _take_in(files: Sequence[Path], admit: Admit, fates: Fates) -> None:
     with counting("importing") as tick:
         for file in files:
-            for batch in _batches(_found_in(file), fates, tick):
+            for batch in _batches(found_in(file), fates, tick):
                 verdicts = await admit([found.sealed for found in batch])
                 for found, verdict in zip(batch, verdicts, strict=True):
                     fates.note(found, verdict)
@@ -185,7 +185,12 @@ def _batches(source: Iterator[Found], fates: Fates, tick: Callable[[], None]) ->
 # --- what is in a file
 
 
-def _found_in(file: Path) -> Iterator[Found]:
+def found_in(file: Path) -> Iterator[Found]:
+    """Yield the rows of a file, by its suffix Parquet or JSON Lines; nothing is verified.
+
+    Raises:
+        NodeError: it cannot be read.
+    """
     if format_of(file, None) == PARQUET:
         try:
             for number, row in enumerate(read_table(file), start=1):

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+from node.adapters.snapshot_file import read_shipped
 from node.cli.counting import counting
 from node.cli.record_reading import Judged, Reading, Wanted, reading, unverified
 from node.cli.record_words import UNNAMED, hardware_words, moment, verdict
@@ -73,6 +74,8 @@ def show_stats(where: Places, swarm: SwarmId, *, as_json: bool) -> int:
         facts = _facts(book)
     facts["file"] = str(where.history_file(swarm))
     facts["swarm"] = str(swarm)
+    shipped = read_shipped()
+    facts["shipped"] = 0 if shipped is None else shipped.summary.records
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
@@ -121,6 +124,7 @@ def _stats_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"file         {facts['file']}"
     yield f"records      {facts['records']} of {facts['authors']} authors, {facts['bytes'] / 2**20:.1f} MiB"
     yield f"mine         {facts['mine']}"
+    yield f"shipped      {facts['shipped']} more beside the history: `metainf records snapshot` shows them"
     yield f"forks        {facts['forks']} proven, {facts['quarantined']} authors in quarantine"
     if facts["unreadable"]:
         yield f"unreadable   {facts['unreadable']}: `metainf records verify` names them"

@@ -19,7 +19,7 @@ LISTED: Final = 20  # records: a terminal's height
 
 @click.group()
 def records() -> None:
-    """Look at the swarm's performance records: list, show, verify, export, import, stats.
+    """Look at the swarm's performance records: list, show, verify, export, import, stats, snapshot.
 
     They are this node's own and everybody's that it holds. No node needs to run.
     """
@@ -103,6 +103,27 @@ def stats(data_dir: Path | None, config_file: Path | None, as_json: bool) -> int
     from node.cli.record_verify import show_stats  # noqa: PLC0415 -- the quick verbs must not pay for it
 
     return show_stats(*_history_of(data_dir, config_file), as_json=as_json)
+
+
+@records.command("snapshot")
+@click.option("--make", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), hidden=True)
+@click.argument("files", nargs=-1, metavar="", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@common_options
+def snapshot(
+    folder: Path | None, files: tuple[Path, ...], data_dir: Path | None, config_file: Path | None, as_json: bool
+) -> int:
+    """Show what metainf ships with: records that a node learns from on its first day, each verified.
+
+    They are not in the history and go to no peer.
+    """
+    del data_dir, config_file  # what is shipped is the same for every node
+    from node.cli.record_snapshot import make_snapshot, show_snapshot  # noqa: PLC0415 -- likewise
+
+    if folder is not None:
+        return make_snapshot(files, folder)
+    if files:
+        raise click.UsageError("it takes no file; `metainf records import` does")
+    return show_snapshot(as_json=as_json)
 
 
 @records.command("export")

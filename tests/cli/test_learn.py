@@ -121,8 +121,9 @@ def test_without_a_table_it_learns_from_the_nodes_own_history_and_says_where_the
     assert "metainf records import FILE" in err
     fill(data_dir, record(1), record(2), traffic(3))
     found = json.loads(metainf("learn", "train", "--json")[1])
-    assert found["rows"] == 3
-    assert found["source"] == "the history of public"
+    shipped = json.loads(metainf("records", "snapshot", "--json")[1])["records"]
+    assert found["rows"] == 3 + shipped
+    assert found["source"] == "the history of public and what metainf ships with"
     assert metainf("records", "export", str(tmp_path / "all.jsonl"))[0] == 0
     rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
     rows[0]["record.sealed"] = rows[1]["record.sealed"][:-8] + "AAAAAAA="  # no longer what its author signed
