@@ -2,7 +2,8 @@
 
 `hands.open_hands` builds the adapters that the settings ask for; `run` builds the core and the services on whatever
 hands it is given, so that a simulation runs the real wiring on fakes; `company` is the part of it among peers,
-`recording` what it writes of itself, `learning` what it makes of everybody's records.
+`recording` what it writes of itself, `learning` what it makes of everybody's records, `tuning` what the engine is to
+run by that, `owning` whether it may run at all.
 """
 
 import gc
@@ -25,10 +26,13 @@ from node.http.auth import KeyRing
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.control import control_app
 from node.http.metrics import HttpMetrics
+from node.http.tuner_metrics import TunerMetrics
 from node.learning import learning_of, metrics_of
+from node.owning import owning_of
 from node.places import Places
 from node.policies import Policies
-from node.recording import Recording, traffic_of
+from node.ports import Endpoint
+from node.recording import Recording, Wanted, traffic_of
 from node.services.no_engine import NoEngine
 from node.services.serve import LocalReplica
 from node.services.tend import EngineKeeper
@@ -36,6 +40,7 @@ from node.services.watch_lag import EVERY, LagWatch
 from node.settings import Settings
 from node.supervise import StopWish, first_node_error, stop_on_signals
 from node.telemetry import Events, OffenceLog
+from node.tuning import Tuning, first_plan
 from protocol.ids import PeerId
 
 log = structlog.get_logger(__name__)
@@ -87,8 +92,8 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
     lag = LagWatch(metrics.late, every=lag_every)
     reports = Reports(OffenceLog(now=trio.current_time, count=metrics.offence))
     # The keeper and the replica need each other: what runs is asked of the replica once there is one.
-    engine = _engine(hands, policies, tell, in_flight=lambda: local.counts().running)
-    traffic = traffic_of(hands, policies)
+    engine = _engine(hands, policies, tell, in_flight=lambda endpoint: local.running_at(endpoint))  # noqa: PLW0108
+    traffic = traffic_of(hands)
     local = LocalReplica(
         node=peer_id,
         board=engine,
@@ -96,6 +101,8 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         admission=Admission(policies.admission),
         traffic=traffic,
     )
+    owning = owning_of(hands, policies, engine=engine, local=local, tell=tell)
+    tuning = Tuning(hands, policies, engine=engine, local=local, traffic=traffic, owning=owning, tell=tell)
     company = None
     if hands.swarm is not None and policies.swarm is not None:
         home = Home(
@@ -108,6 +115,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             luck=hands.luck,
             tell=tell,
             offence=reports.offence,
+            strategy=tuning.strategy,
         )
         company = Company(hands.swarm, policies, policies.swarm, home)
     recording = Recording(
@@ -118,11 +126,20 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         local=local,
         traffic=traffic,
         company=company,
+        wanted=Wanted(
+            away=tuning.engaged,
+            probes=tuning.probes,
+            tried=tuning.tried,
+            strategy=tuning.strategy,
+            description=tuning.description,
+        ),
         tell=tell,
     )
     recording.metrics.register(registry)
-    learning = learning_of(hands, policies, me=me, company=company, recording=recording)
+    learning = learning_of(hands, policies, me=me, company=company, recording=recording, engaged=tuning.engaged)
     metrics_of(learning).register(registry)
+    tuning.connect(company=company, recording=recording, learning=learning)
+    TunerMetrics(tuning.facts, owning.facts).register(registry)
 
     def application(keys: KeyRing, limits: HttpLimits) -> App:
         return http_app(
@@ -156,6 +173,8 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             "records": recording.facts(),
             "trials": recording.trial_facts(),
             "learner": learning.facts(),
+            "tuner": tuning.facts(),
+            "owner": owning.facts(),
             "requests": _request_facts(local, company),
             "requests_of_peers": company.served() if company is not None else {},
         }
@@ -168,13 +187,18 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         restart_engine=lambda reason: engine.restart(reason=reason, grace=policies.drain),
         admit=recording.admit,
         trials=recording.trials,
+        tuner=tuning.tuner,
+        owner=owning,
     )
     api = application(KeyRing(policies.keys), policies.http)
     ending = trio.Event()
     async with trio.open_nursery() as background:
         background.start_soon(_hurry, wish, background.cancel_scope)
         background.start_soon(lag.run)
+        await owning.begin()  # who is paused starts no engine
         background.start_soon(engine.run)
+        background.start_soon(owning.run)
+        background.start_soon(tuning.run)
         if company is not None:
             background.start_soon(company.run)
         background.start_soon(recording.run)
@@ -198,6 +222,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             reason = await wish.wanted()
             tell("stopping", {"reason": reason})
             ending.set()
+            owning.end()
             if company is not None:
                 servers.start_soon(company.leave)
             servers.start_soon(partial(engine.stop, reason=f"the node stops ({reason})", grace=policies.drain))
@@ -228,7 +253,9 @@ async def _hurry(wish: StopWish, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _engine(hands: Hands, policies: Policies, tell: Tell, *, in_flight: Callable[[], int]) -> EngineKeeper | NoEngine:
+def _engine(
+    hands: Hands, policies: Policies, tell: Tell, *, in_flight: Callable[[Endpoint], int]
+) -> EngineKeeper | NoEngine:
     if hands.launcher is None:
         return NoEngine()
 
@@ -240,7 +267,7 @@ def _engine(hands: Hands, policies: Policies, tell: Tell, *, in_flight: Callable
     return EngineKeeper(
         launcher=hands.launcher,
         upstream=hands.upstream,
-        plan=policies.plan,
+        plan=first_plan(hands, policies),
         limits=policies.tend,
         in_flight=in_flight,
         last_activity=hands.upstream.last_activity,

@@ -8,7 +8,7 @@ import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -16,25 +16,29 @@ from typing import Protocol
 import structlog
 import trio
 
-from node.adapters import peer_file
+from node.adapters import nvml, own_processes, pause_file, peer_file
+from node.adapters.devices import DeviceReader
 from node.adapters.engine.external import ExternalLauncher, parse_engine_url
 from node.adapters.engine.vllm import VllmLauncher, VllmSetup
 from node.adapters.http_server.connection import ServerLimits
 from node.adapters.http_server.server import Bind, serve
 from node.adapters.keystore import Identity, load_or_create
 from node.adapters.lan import nodes_nearby
+from node.adapters.snapshot_file import read_shipped
 from node.adapters.system import LocalMachine, local_addresses, port_owner, private_folder
 from node.adapters.upstream.pool import UpstreamPool
 from node.clock import wall_us
+from node.core.operator_limits import Pause, Readings
 from node.core.own_addresses import own_addresses
 from node.core.own_records import Setting
 from node.core.profile import Profile, hardware_summary
+from node.core.snapshot import Snapshot
 from node.errors import Unavailable
 from node.history import begin_epoch, open_own_history
 from node.http.asgi import App
 from node.learner_hands import learner_hands
 from node.learner_ports import LearnerHands
-from node.machine_profile import hardware_now
+from node.machine_profile import hardware_now, kept_capabilities
 from node.places import Places
 from node.policies import Policies, SwarmPolicies
 from node.ports import Directory, Endpoint, EngineLauncher, Gossip, Streams, Swarm, Upstream
@@ -43,12 +47,13 @@ from node.settings import Settings
 from node.telemetry import OffenceLog, hush_libraries
 from node.trial_hands import kept_setting, trial_hands
 from node.trial_ports import TrialHands
+from node.tuner_hands import TunerTools, tuner_tools
 from protocol import dht
 from protocol.addresses import Address
 from protocol.advert import Hardware
 from protocol.errors import RemoteProtocolError
 from protocol.gossip import Subject, Topic, message_id
-from protocol.ids import Epoch, SwarmId
+from protocol.ids import Epoch, PeerId, SwarmId
 from protocol.records import SigningKey
 
 log = structlog.get_logger(__name__)
@@ -109,6 +114,24 @@ class SwarmHands:
     hardware: Hardware | None = None
 
 
+async def _keep_no_pause(_: Pause | None) -> None:
+    """Keep nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerHands:
+    """What a node knows of its owner's wishes beside the settings.
+
+    Attributes:
+        read: how the devices are; None where there is nothing to be read.
+        paused: the pause that the last run left. keep: keeps one for the next; None: there is none any more.
+    """
+
+    read: Callable[[], Awaitable[Readings]] | None = None
+    paused: Pause | None = None
+    keep: Callable[[Pause | None], Awaitable[None]] = _keep_no_pause
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hands:
     """What the node can do to the world.
@@ -122,6 +145,7 @@ class Hands:
         trials: None on a node without an engine of its own.
         setting: model, machine and engine as records tell of them, without measuring anything; likewise.
         learner: None on a node that is not to learn.
+        tuner: None on a node without an engine to tune.
         swarm: None on a node by itself.
     """
 
@@ -135,6 +159,8 @@ class Hands:
     trials: TrialHands | None = None
     setting: Callable[[], Awaitable[Setting | None]] | None = None
     learner: LearnerHands | None = None
+    tuner: TunerTools | None = None
+    owner: OwnerHands = field(default_factory=OwnerHands)
     swarm: SwarmHands | None = None
 
 
@@ -167,6 +193,8 @@ async def open_hands(settings: Settings, policies: Policies, where: Places) -> A
         history = await resources.enter_async_context(
             open_own_history(where, SwarmId(settings.p2p.swarm), identity, epoch)
         )
+        warm = settings.learner.enabled and settings.learner.warm_start
+        shipped = await trio.to_thread.run_sync(read_shipped) if warm else None
         swarm = None
         if policies.swarm is not None:
             swarm = await resources.enter_async_context(_open_swarm(identity, policies.swarm, where, epoch))
@@ -180,7 +208,9 @@ async def open_hands(settings: Settings, policies: Policies, where: Places) -> A
             wall=wall_us,
             trials=_trials(settings, policies, where),
             setting=_setting(settings, policies, where),
-            learner=_learner(settings, where),
+            learner=_learner(settings, where, shipped),
+            tuner=await _tuner(settings, policies, where, PeerId.from_public_key(identity.public_key)),
+            owner=await trio.to_thread.run_sync(_owner, where),
             swarm=swarm,
         )
 
@@ -282,22 +312,36 @@ def _setting(settings: Settings, policies: Policies, where: Places) -> Callable[
     return kept_setting(python=_python(settings), plan=policies.plan, where=where)
 
 
-def _learner(settings: Settings, where: Places) -> LearnerHands:
-    return learner_hands(where.history_file(SwarmId(settings.p2p.swarm)), memory_bytes=settings.learner.memory_bytes)
+def _learner(settings: Settings, where: Places, shipped: Snapshot | None) -> LearnerHands:
+    history = where.history_file(SwarmId(settings.p2p.swarm))
+    return learner_hands(history, memory_bytes=settings.learner.memory_bytes, shipped=shipped)
 
 
 def _python(settings: Settings) -> Path:
     return Path(settings.engine.python or sys.executable)
 
 
-def _launcher(settings: Settings, where: Places) -> EngineLauncher | None:
-    engine = settings.engine
-    if not engine.enabled:
+async def _tuner(settings: Settings, policies: Policies, where: Places, me: PeerId) -> TunerTools | None:
+    if not settings.engine.enabled or settings.engine.url is not None:
         return None
-    if engine.url is not None:
-        return ExternalLauncher(parse_engine_url(engine.url, engine.url_key))
-    setup = VllmSetup(
-        python=_python(settings),
+    history = where.history_file(SwarmId(settings.p2p.swarm))
+    return await tuner_tools(_setup(settings, where), policies.plan, where, history=history, me=me)
+
+
+def _owner(where: Places) -> OwnerHands:
+    file = where.data / pause_file.NAME
+
+    async def keep(pause: Pause | None) -> None:
+        await trio.to_thread.run_sync(pause_file.save, file, pause)
+
+    devices = DeviceReader(partial(nvml.readings, own_processes.foreign))
+    return OwnerHands(read=devices.read, paused=pause_file.load(file), keep=keep)
+
+
+def _setup(settings: Settings, where: Places) -> VllmSetup:
+    engine, python = settings.engine, _python(settings)
+    return VllmSetup(
+        python=python,
         command=engine.command,
         logs=where.logs,
         work=where.state / "engine",
@@ -306,5 +350,14 @@ def _launcher(settings: Settings, where: Places) -> EngineLauncher | None:
         allow_remote_media=settings.api.allow_remote_media,
         log_bytes=settings.log.max_file_bytes,
         log_files=settings.log.keep_files,
+        capabilities=partial(kept_capabilities, where.cache, python),
     )
-    return VllmLauncher(setup, LocalMachine())
+
+
+def _launcher(settings: Settings, where: Places) -> EngineLauncher | None:
+    engine = settings.engine
+    if not engine.enabled:
+        return None
+    if engine.url is not None:
+        return ExternalLauncher(parse_engine_url(engine.url, engine.url_key))
+    return VllmLauncher(_setup(settings, where), LocalMachine())

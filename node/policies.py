@@ -15,8 +15,11 @@ from node.adapters.http_server.connection import ServerLimits
 from node.core.access import Access, PeerList, parse_peer_list
 from node.core.address import BindAddress
 from node.core.admission import AdmissionLimits
+from node.core.day_hours import parse_span
+from node.core.operator_limits import Limits
 from node.core.quota import QuotaLimits
 from node.core.strategy import EXTERNAL, InvalidStrategy, Strategy, from_plain
+from node.core.tuner_policy import TunerPolicy
 from node.errors import ConfigError
 from node.http.auth import ApiKey
 from node.http.config import HttpLimits
@@ -27,11 +30,12 @@ from node.services.serve_peers import PeerLimits
 from node.services.tend import TendLimits
 from node.services.trial_runs import TrialPolicy
 from node.settings import ApiKey as SettingsApiKey
-from node.settings import EngineSection, P2pSection, Settings
+from node.settings import EngineSection, LimitsSection, P2pSection, Settings
 from protocol import limits
 from protocol.addresses import Address, Reach, parse_address
 from protocol.ids import SwarmId
 
+MOST_GOALS = 8  # objectives that the learner takes
 # What examples and other servers' documentation use as keys: whoever tries these gets in everywhere.
 WELL_KNOWN_KEYS = frozenset(
     hashlib.sha256(key.encode()).hexdigest()
@@ -81,6 +85,8 @@ class Policies:
     server: ServerLimits
     trials: TrialPolicy = field(default_factory=TrialPolicy)
     learner: LearnerPolicy = field(default_factory=LearnerPolicy)
+    tuner: TunerPolicy = field(default_factory=TunerPolicy)
+    limits: Limits = field(default_factory=Limits)  # what the machine's owner lets the engine take
     record_traffic: bool = True  # whether the swarm is told how this node's answers went
     swarm: SwarmPolicies | None = None  # None: a node by itself
 
@@ -105,13 +111,14 @@ def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
     return Policies(
         name=settings.node.name,
         version=version,
-        plan=_plan(engine),
+        plan=_plan(engine, settings.limits),
         tend=TendLimits(start_timeout=engine.start_timeout_s, hang_after=engine.hang_after_s),
         drain=engine.drain_s,
         admission=AdmissionLimits(
             running=engine.max_running,
             waiting=engine.max_queued,
             longest_wait=engine.queue_timeout_s,
+            longest_hold=settings.tuner.hold_s,
             reserved=min(settings.p2p.owner_places, engine.max_running - 1) if settings.p2p.enabled else 0,
         ),
         api=bind,
@@ -136,9 +143,64 @@ def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
             daily=settings.trials.budget_minutes * 60,
             grace=engine.drain_s,
         ),
-        learner=LearnerPolicy(enabled=settings.learner.enabled, goals=settings.learner.objectives),
+        learner=LearnerPolicy(enabled=settings.learner.enabled, goals=_goals(settings)),
+        tuner=_tuner(settings),
+        limits=_limits(settings.limits),
         record_traffic=settings.records.traffic,
         swarm=_swarm(settings.p2p, settings) if settings.p2p.enabled else None,
+    )
+
+
+def _goals(settings: Settings) -> tuple[str, ...]:
+    """Return what is learnt: what was asked for, and what the tuner chooses by."""
+    goals, wanted = settings.learner.objectives, _objective(settings)
+    if not settings.tuner.enabled or wanted in goals:
+        return goals
+    if len(goals) >= MOST_GOALS:
+        raise ConfigError(
+            f"tuner.objective: {wanted!r} is not among the {len(goals)} learner.objectives, and no more can be learnt",
+            remedy="put it in the place of one of them",
+        )
+    return (*goals, wanted)
+
+
+def _objective(settings: Settings) -> str:
+    return settings.tuner.objective or settings.learner.objectives[0]
+
+
+def _tuner(settings: Settings) -> TunerPolicy:
+    tuner, owner = settings.tuner, settings.limits
+    objective = _objective(settings)
+    promises = {"ttft_s": tuner.ttft_ms, "tpot_s": tuner.tpot_ms}
+    kept = {name: value / 1000.0 for name, value in promises.items() if value is not None}
+    # Only where it was chosen for the tuner: without promises slo is latency, which the learner may well learn twice.
+    if tuner.enabled and tuner.objective is not None and "slo" in objective and not kept:
+        raise ConfigError(
+            "tuner.objective: slo is judged by promises, and none is made",
+            remedy="set tuner.ttft_ms or tuner.tpot_ms, or choose another objective",
+        )
+    return TunerPolicy(
+        enabled=tuner.enabled,
+        objective=objective,
+        lossy=tuner.lossy,
+        horizon_s=tuner.horizon_h * 3600.0,
+        hold_s=tuner.hold_s,
+        start_first=tuner.start_first == "auto",
+        switches_per_day=tuner.switches_per_day,
+        promises=kept,
+        memory_bytes=owner.memory_bytes,
+        memory_share=owner.memory_share,
+        price_per_hour=owner.price_per_hour,
+        energy_price_per_kwh=owner.energy_price_per_kwh,
+    )
+
+
+def _limits(owner: LimitsSection) -> Limits:
+    return Limits(
+        hours=tuple(parse_span(text) for text in owner.hours),
+        watts=owner.watts,
+        temperature_c=owner.temperature_c,
+        others_bytes=owner.others_bytes,
     )
 
 
@@ -202,7 +264,9 @@ def _peer_list(key: str, words: tuple[str, ...]) -> PeerList:
         raise ConfigError(f"p2p.{key}: {error}", remedy='write ["everybody"], ["nobody"] or peer ids') from error
 
 
-def _plan(engine: EngineSection) -> LaunchPlan:
+def _plan(engine: EngineSection, owner: LimitsSection) -> LaunchPlan:
+    # vLLM's own limit, on CPU too; the operator's own flags come after it and win.
+    share = () if owner.memory_share is None else ("--gpu-memory-utilization", f"{owner.memory_share:g}")
     return LaunchPlan(
         model=engine.model,
         # A server elsewhere is asked for its own names.
@@ -211,7 +275,7 @@ def _plan(engine: EngineSection) -> LaunchPlan:
         max_model_len=engine.max_model_len,
         kv_cache_bytes=engine.kv_cache_bytes,
         dtype=engine.dtype,
-        extra_arguments=engine.extra_arguments,
+        extra_arguments=(*share, *engine.extra_arguments),
     )
 
 

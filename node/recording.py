@@ -4,13 +4,18 @@ The part of the composition beside `company`: there what others bring, here what
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import trio
 
 from node.company import Company
+from node.core.own_records import Compose
+from node.core.probes import Probes
+from node.core.strategy import Strategy
 from node.core.traffic import Traffic
+from node.core.workload import Description
 from node.hands import Hands
 from node.http.control import Trials
 from node.http.history_metrics import Among, HistoryMetrics
@@ -26,9 +31,26 @@ from node.services.write_records import Scribe
 Tell = Callable[[str, Mapping[str, Any]], None]
 
 
-def traffic_of(hands: Hands, policies: Policies) -> Traffic | None:
-    """Return what watches the engine's answers; None where nothing is to be recorded of them."""
-    return Traffic() if policies.record_traffic and hands.setting is not None else None
+def traffic_of(hands: Hands) -> Traffic | None:
+    """Return what watches the engine's answers; None on a node without an engine of its own to tune."""
+    return Traffic() if hands.tuner is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What others want of trials.
+
+    Attributes:
+        away: whether the engine is not to be had for them now.
+        probes: what is to be tried first. tried: hears of trials that were recorded.
+        strategy: that the engine runs. description: the shape of this node's traffic.
+    """
+
+    away: Callable[[], bool]
+    probes: Callable[[], Probes | None]
+    tried: Callable[[], None]
+    strategy: Callable[[], Strategy]
+    description: Callable[[], Description | None]
 
 
 class Recording:
@@ -44,6 +66,7 @@ class Recording:
         local: LocalReplica,
         traffic: Traffic | None,
         company: Company | None,
+        wanted: Wanted,
         tell: Tell,
     ) -> None:
         """Prepare.
@@ -59,6 +82,7 @@ class Recording:
         self._local = local
         self._publish = _to_nobody if company is None else company.replication.publish
         self._scribe = Scribe(hands.history, publish=self._publish, wall=hands.wall)
+        self._wanted = wanted
         self._trials = None
         if hands.trials is not None and isinstance(engine, EngineKeeper):
             self._trials = TrialRuns(
@@ -70,16 +94,20 @@ class Recording:
                 owed=self._owed,
                 prompts_seen=self._prompts_seen,
                 tell=tell,
+                probes=wanted.probes,
+                tried=wanted.tried,
+                description=wanted.description,
+                spending=hands.trials.spending,
             )
         self._observer = None
         if traffic is not None and hands.setting is not None:
             self._observer = Observer(
                 traffic,
                 board=engine,
-                strategy=lambda: policies.plan.strategy,
+                strategy=wanted.strategy,
                 setting=hands.setting,
                 metrics=local.engine_metrics,
-                write=self._scribe.write,
+                write=self._scribe.write if policies.record_traffic else None,
             )
         self.metrics = HistoryMetrics(
             facts=hands.history.facts,
@@ -110,6 +138,19 @@ class Recording:
         """Tell whether trials run, which whatever else this machine does would spoil."""
         return self.trial_facts()["state"] == "running"
 
+    async def write(self, composed: Sequence[Compose]) -> None:
+        """Write records of this node's own.
+
+        Raises:
+            node.errors.Unavailable: the disk refused.
+        """
+        await self._scribe.write(composed)
+
+    async def flush(self) -> None:
+        """Have the traffic that is being watched recorded now: its strategy is being given up."""
+        if self._observer is not None:
+            await self._observer.flush()
+
     async def admit(self, sealed: Sequence[bytes]) -> Sequence[Admitted]:
         """Judge records that the owner brings, keep the good ones, and say to the swarm what is new.
 
@@ -132,6 +173,7 @@ class Recording:
             "authors": facts.authors,
             "bytes": facts.bytes,
             "quarantined": facts.quarantined,
+            "shipped": self._shipped(),
             "key_forked": self._company is not None and self._company.replication.key_forked,
             "written": self._scribe.written,
             "doubtful": self._scribe.doubtful,
@@ -139,6 +181,11 @@ class Recording:
             "exchanged": self._company.exchanged() if self._company is not None else {},
             "traffic": dict(self._observer.facts()) if self._observer is not None else None,
         }
+
+    def _shipped(self) -> int:
+        """Count the records beside the history that metainf came with."""
+        snapshot = None if self._hands.learner is None else self._hands.learner.shipped
+        return 0 if snapshot is None else snapshot.summary.records
 
     def trial_facts(self) -> dict[str, Any]:
         """Tell how far trials are."""
@@ -164,6 +211,8 @@ class Recording:
     # minute does not, nor whoever counts tokens: beside those no node would ever be idle.
 
     def _owed(self) -> int:
+        if self._wanted.away():
+            return 1  # its owner, or the tuner
         return self._local.generating_running() + (0 if self._company is None else self._replica.generating_running())
 
     def _prompts_seen(self) -> int:

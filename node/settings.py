@@ -13,12 +13,14 @@ from typing import Annotated, Any, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from node.core.day_hours import parse_span
 from node.errors import ConfigError
 
 SCHEMA_VERSION = 1
 
 Port = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}$")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Milliseconds = Annotated[float, Meta(gt=0, le=86_400_000)]
 Positive = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")]
 
@@ -145,6 +147,48 @@ class LearnerSection(Section, frozen=True, kw_only=True):
     enabled: bool = True  # in a process of its own at the lowest priority, once there are 60 records
     objectives: Annotated[tuple[Objective, ...], Meta(min_length=1, max_length=8)] = ("latency",)  # to choose by
     memory_bytes: Annotated[int, Meta(ge=512 << 20, le=1 << 50)] = 4 << 30  # of that process, at most
+    warm_start: bool = True  # also from the records that metainf came with
+
+
+class TunerSection(Section, frozen=True, kw_only=True):
+    """[tuner]: this node chooses the strategy of its own engine, and changes it while it serves."""
+
+    enabled: bool = True  # false: the engine stays as it is configured; so it does with anything in [engine.strategy]
+    objective: Objective | None = None  # what "best" means; default: the first of learner.objectives
+    lossy: bool = False  # strategies that change answers may be chosen
+    horizon_h: Annotated[float, Meta(gt=0, le=720)] = 6.0  # a workload lasts so long, until it is known better
+    hold_s: Seconds = 120.0  # prompts wait for so long while the engine is away for a switch
+    start_first: Annotated[str, Meta(pattern="^(auto|never)$")] = (
+        "auto"  # the new engine beside the old one, where memory allows; or "never"
+    )
+    switches_per_day: Annotated[int, Meta(ge=0, le=1000)] = 24  # at most, by itself
+    ttft_ms: Milliseconds | None = None  # promises that the objective slo is judged by: time to first token,
+    tpot_ms: Milliseconds | None = None  # and for each token after it
+
+
+Above = Annotated[float, Meta(gt=0, le=1e9)]
+
+
+class LimitsSection(Section, frozen=True, kw_only=True):
+    """[limits]: what this machine's owner lets the engine take; what is left out has no limit."""
+
+    hours: tuple[str, ...] = ()  # ["22:00-07:00"]: local time in which the engine runs; outside it the device is free
+    watts: Above | None = None  # drawn by all devices together: beyond it fewer prompts run at once
+    temperature_c: Annotated[float, Meta(ge=30, le=120)] | None = None  # of the hottest: likewise; 5 beyond it none run
+    others_bytes: Positive | None = None  # device memory that other programs hold, beyond which the device is theirs
+    memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] | None = None  # of the engine, whatever its strategy
+    memory_share: Annotated[float, Meta(gt=0, le=1)] | None = None  # the same, of the memory that there is
+    price_per_hour: Annotated[float, Meta(ge=0, le=1e6)] | None = (
+        None  # of this machine: what the objective cost counts
+    )
+    energy_price_per_kwh: Annotated[float, Meta(ge=0, le=1e6)] | None = None  # for what it draws on top of that
+
+    def __post_init__(self) -> None:
+        for text in self.hours:
+            try:
+                parse_span(text)
+            except ValueError as error:
+                raise ValueError(f"hours: {error}") from None
 
 
 class LogSection(Section, frozen=True, kw_only=True):
@@ -168,6 +212,8 @@ class Settings(Section, frozen=True, kw_only=True):
     records: RecordsSection = RecordsSection()
     trials: TrialsSection = TrialsSection()
     learner: LearnerSection = LearnerSection()
+    tuner: TunerSection = TunerSection()
+    limits: LimitsSection = LimitsSection()
     log: LogSection = LogSection()
 
     def with_api_keys(self, keys: tuple[ApiKey, ...]) -> "Settings":

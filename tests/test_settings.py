@@ -145,3 +145,25 @@ def test_api_keys_survive_their_file() -> None:
 def test_a_damaged_key_file_is_an_error_that_names_it(raw: bytes) -> None:
     with pytest.raises(ConfigError, match=r"keys\.json"):
         parse_api_keys(raw, "keys.json")
+
+
+def test_hours_and_limits_that_make_no_sense_are_refused_with_what_would() -> None:
+    for text, words in (
+        ('[limits]\nhours = ["25-7"]', r'limits.*hours.*"22:00-07:00"'),
+        ('[limits]\nhours = ["09:00-09:00"]', r"whole day"),
+        ("[limits]\nwatts = 0", r"limits\.watts"),
+        ("[limits]\ntemperature_c = 20", r"limits\.temperature_c"),
+        ("[limits]\nmemory_share = 1.5", r"limits\.memory_share"),
+        ('[tuner]\nstart_first = "maybe"', r"tuner\.start_first.*auto\|never"),
+        ("[tuner]\nhorizon_h = 0", r"tuner\.horizon_h"),
+        ('[tuner]\nobjective = "fame"', r"tuner\.objective"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            made(f"version = 1\n{text}\n")
+    with pytest.raises(ConfigError, match=r"METAINF_LIMITS_HOURS.*'9'"):
+        made(environment={"METAINF_LIMITS_HOURS": "22:00-06:00,9"})
+
+
+def test_several_hours_may_come_from_the_environment() -> None:
+    environment = {"METAINF_LIMITS_HOURS": "22:00-06:00,12:00-13:00"}
+    assert made(environment=environment).limits.hours == ("22:00-06:00", "12:00-13:00")

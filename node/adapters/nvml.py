@@ -11,6 +11,7 @@ from typing import Any
 
 import pynvml
 
+from node.core.operator_limits import Readings
 from node.core.profile import Gpu
 
 
@@ -47,6 +48,39 @@ def survey(library: ModuleType = pynvml) -> GpuSurvey:
         library.nvmlShutdown()
 
 
+def free_bytes(library: ModuleType = pynvml) -> int | None:
+    """Return the memory that is free on the first GPU; None where nobody can tell. Blocks as `survey` does."""
+    try:
+        library.nvmlInit()
+    except library.NVMLError:
+        return None
+    try:
+        return int(library.nvmlDeviceGetMemoryInfo(library.nvmlDeviceGetHandleByIndex(0)).free)
+    except library.NVMLError:
+        return None
+    finally:
+        library.nvmlShutdown()
+
+
+def readings(foreign: Callable[[int], bool], library: ModuleType = pynvml) -> Readings:
+    """Ask the driver how the devices are at this moment. Blocks as `survey` does.
+
+    Args:
+        foreign: whether a process is not of this node.
+        library: what speaks for the driver.
+    """
+    try:
+        library.nvmlInit()
+    except library.NVMLError:
+        return Readings()
+    try:
+        return _Driver(library).readings(foreign)
+    except library.NVMLError:
+        return Readings()
+    finally:
+        library.nvmlShutdown()
+
+
 class _Driver:
     """NVML's functions, each of which may be missing, unsupported or forbidden."""
 
@@ -67,6 +101,31 @@ class _Driver:
             driver=_text(self._ask("nvmlSystemGetDriverVersion") or ""),
             cuda=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else "",
             trouble="; ".join(troubles),
+        )
+
+    def readings(self, foreign: Callable[[int], bool]) -> Readings:
+        """Return power and others' memory of all devices, and the temperature of the hottest."""
+        watts: list[float] = []
+        degrees: list[int] = []
+        held: dict[int, int] | None = None
+        for index in range(self._library.nvmlDeviceGetCount()):
+            handle = self._ask("nvmlDeviceGetHandleByIndex", index)
+            if handle is None:  # it fell off the bus
+                continue
+            if (milliwatts := self._ask("nvmlDeviceGetPowerUsage", handle)) is not None:
+                watts.append(milliwatts / 1000.0)
+            if (warm := self._ask("nvmlDeviceGetTemperature", handle, self._library.NVML_TEMPERATURE_GPU)) is not None:
+                degrees.append(warm)
+            if (processes := self._processes(handle)) is not None:
+                held = {} if held is None else held
+                for pid, used in processes.items():
+                    held[pid] = held.get(pid, 0) + used
+        others = None if held is None else {pid: used for pid, used in held.items() if foreign(pid)}
+        return Readings(
+            watts=sum(watts) if watts else None,
+            temperature_c=float(max(degrees)) if degrees else None,
+            others_bytes=None if others is None else sum(others.values()),
+            others=None if others is None else len(others),
         )
 
     def _gpu(self, handle: object) -> Gpu:

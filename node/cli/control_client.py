@@ -98,4 +98,5 @@ def error_in(answer: object, status: int) -> NodeError:
     """Return the error that an OpenAI error envelope speaks of."""
     envelope = answer.get("error") if isinstance(answer, dict) else None
     message = envelope.get("message") if isinstance(envelope, dict) else None
-    return Unavailable(str(message or f"the node answered with status {status}"))
+    remedy = envelope.get("remedy") if isinstance(envelope, dict) else None
+    return Unavailable(str(message or f"the node answered with status {status}"), remedy=str(remedy or ""))

@@ -15,8 +15,10 @@ from node.cli.doctor import doctor
 from node.cli.keys import key
 from node.cli.learn import learn
 from node.cli.options import VERSION
+from node.cli.pausing import pause, resume
 from node.cli.profile import profile
 from node.cli.records import records
+from node.cli.strategy import strategy
 from node.cli.talk import ask, models, peers, status
 from node.cli.up import up
 from node.errors import ExitCode, NodeError
@@ -35,6 +37,8 @@ def metainf() -> None:
       metainf profile           what this machine can do
       metainf records           what was measured, here and by others
       metainf learn             train, predict, explain and evaluate the choice of a strategy
+      metainf strategy          which one the engine runs and why, and your word in it
+      metainf pause             the device is yours, until metainf resume
     """  # noqa: D301 -- click's mark for text that is not to be re-wrapped
 
 
@@ -45,7 +49,23 @@ def version(as_json: bool) -> None:
     click.echo(json.dumps({"version": VERSION}) if as_json else f"metainf {VERSION}")
 
 
-for verb in (up, status, peers, models, ask, doctor, config, key, api_key, profile, records, learn):
+for verb in (
+    up,
+    status,
+    peers,
+    models,
+    ask,
+    doctor,
+    config,
+    key,
+    api_key,
+    profile,
+    records,
+    learn,
+    strategy,
+    pause,
+    resume,
+):
     metainf.add_command(verb)
 
 

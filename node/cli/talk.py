@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from node.cli import control_client
+from node.cli import control_client, strategy_words
 from node.cli.options import data_dir_option, json_option, places_of
 from node.errors import NodeError, Unavailable
 
@@ -44,6 +44,9 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     click.echo(f"records   {_history(facts['records'])}")
     click.echo(f"trials    {_trials(facts.get('trials', {}))}")
     click.echo(f"learner   {_learner(facts.get('learner', {}))}")
+    click.echo(f"tuner     {strategy_words.line(facts.get('tuner', {}))}")
+    if owner := strategy_words.owner_line(facts.get("owner", {})):
+        click.echo(f"owner     {owner}")
     counts = ", ".join(f"{value} {name}" for name, value in requests.items())
     click.echo(f"requests  {counts}")
 

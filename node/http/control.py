@@ -17,6 +17,7 @@ from node.http.asgi import App
 from node.http.errors import envelope, invalid
 from node.http.intake import ClientGone, read_body
 from node.http.trials import Trials, TrialsPage
+from node.http.tuner import OwnerPower, TunerPower, tuner_routes
 from node.record_ports import Admitted
 from protocol import limits
 
@@ -42,6 +43,8 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
     restart_engine: Callable[[str], None],
     admit: Admit | None = None,
     trials: Trials | None = None,
+    tuner: TunerPower | None = None,
+    owner: OwnerPower | None = None,
 ) -> App:
     """Return the application of the control socket.
 
@@ -54,6 +57,8 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
         admit: judges sealed records, at most `limits.BATCH_RECORDS`, and keeps the good ones; a verdict for each, in
             order. None on a node that keeps no history. May raise `Unavailable`.
         trials: runs the trials that the body asks for. None on a node without an engine of its own.
+        tuner: what chooses the engine's strategy; likewise.
+        owner: pauses the engine and lets it go on; likewise.
     """
 
     async def get_status(_: Request) -> JSONResponse:
@@ -78,6 +83,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
             Route("/engine/restart", post_restart, methods=["POST"]),
             Route("/trials", TrialsPage(trials), methods=["POST"]),
             Route("/records", _record_intake(admit), methods=["POST"]),
+            *tuner_routes(tuner, owner),
         ],
         default=api,
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from node.adapters import profile_file
+from tests.core.test_capabilities import VLLM_032
 from tests.core.test_profile import PROFILE
 
 
@@ -47,3 +48,24 @@ def test_a_damaged_file_is_as_good_as_none(damage: str, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_costs_the_file_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("in the way")
     profile_file.save(tmp_path / "cache" / profile_file.NAME, PROFILE)
+
+
+ASKED = profile_file.Asked(python="/env/bin/python", vllm="0.32.0", torch="2.13.0+cpu", driver="")
+
+
+def test_capabilities_come_back_with_whom_they_are_of(tmp_path: Path) -> None:
+    file = tmp_path / "cache" / profile_file.CAPABILITIES_NAME
+    profile_file.save_capabilities(file, ASKED, VLLM_032)
+    assert profile_file.load_capabilities(file) == (ASKED, VLLM_032)
+
+
+@pytest.mark.parametrize("change", [(b'"version": 1', b'"version": 9'), (b'"--max-num-seqs="', b'"max num seqs"')])
+def test_capabilities_of_another_version_or_damaged_are_as_good_as_none(
+    change: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    file = tmp_path / profile_file.CAPABILITIES_NAME
+    profile_file.save_capabilities(file, ASKED, VLLM_032)
+    raw = file.read_bytes()
+    assert change[0] in raw
+    file.write_bytes(raw.replace(*change))
+    assert profile_file.load_capabilities(file) is None

@@ -52,7 +52,7 @@ def canned_node(data_dir: Path) -> Iterator[CannedNode]:
             self.end_headers()
             self.wfile.write(raw)
 
-        do_GET = do_POST = _respond  # noqa: N815 -- the names that http.server calls
+        do_GET = do_POST = do_DELETE = _respond  # noqa: N815 -- the names that http.server calls
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- http.server's own name
             pass

@@ -11,6 +11,7 @@ from node.adapters import profile_file
 from node.adapters.engine.measure import engine_threads, inspect
 from node.core.profile import METHOD, Absent, Conditions, Figure, Measurement, Profile
 from tests.cli.conftest import CannedNode
+from tests.core.test_capabilities import VLLM_032
 
 Metainf = Callable[..., tuple[int, str, str]]
 
@@ -60,6 +61,26 @@ def test_as_json_it_is_the_profile_itself(kept: Profile, metainf: Metainf) -> No
     assert content["reused"] is True
     assert content["hardware"]["cpu"]["cores"] == kept.hardware.cpu.cores
     assert content["measurement"]["figures"][0]["median"] == FIGURES[0].median
+
+
+def test_what_the_engine_takes_is_shown_where_it_was_asked_and_not_guessed_where_not(
+    kept: Profile, metainf: Metainf, data_dir: Path
+) -> None:
+    assert "what it takes is not known yet" in metainf("profile")[1]
+    engine = trio.run(inspect, Path(sys.executable))
+    asked = profile_file.Asked(
+        python=sys.executable, vllm=engine.install.vllm, torch=engine.torch, driver=kept.hardware.driver
+    )
+    file = data_dir / "cache" / profile_file.CAPABILITIES_NAME
+    profile_file.save_capabilities(file, asked, VLLM_032)
+    code, out, err = metainf("profile")
+    assert (code, err) == (0, "")
+    for words in ("vLLM 0.32.0 on cpu", "128 sequences at once", "2048 tokens a step", "prefix caching on"):
+        assert words in out
+    assert "suffix (needs arctic_inference)" in out
+    content = json.loads(metainf("profile", "--json")[1])
+    assert content["capabilities"]["defaults"]["max_num_batched_tokens"] == 2048
+    assert "--max-num-seqs=" in content["capabilities"]["options"]
 
 
 def test_a_node_without_an_engine_shows_the_machine_and_measures_nothing(

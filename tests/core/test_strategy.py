@@ -146,6 +146,16 @@ BROKEN = [
     (Strategy(weight_quantization="fp8"), CPU, "on CPU fp8 weights do not start"),
     (Strategy(tensor_parallel=2), CPU, "divides a model over GPUs"),
     (Strategy(tensor_parallel=2, pipeline_parallel=2), CUDA, "needs as many GPUs"),
+    (Strategy(tensor_parallel=2), replace(CUDA, heads=9), "it must divide the model's"),
+    (Strategy(long_prefill_token_threshold=4096), CPU, "above max_model_len"),
+    (Strategy(engine_extra=(("block-size", "large"),)), CPU, "needs a whole number"),
+    (Strategy(max_num_seqs=4, engine_extra=(("max-num-active-seqs", "8"),)), CUDA, "above max_num_seqs"),
+    (
+        Strategy(speculation=Speculation(method="ngram", tokens=2), engine_extra=(("async-scheduling", "yes"),)),
+        CUDA,
+        "async scheduling speculates",
+    ),
+    (Strategy(speculation=Speculation(method="ngram_gpu", tokens=2)), CPU, "on a GPU"),
 ]
 
 

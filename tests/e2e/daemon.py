@@ -124,11 +124,11 @@ def node_over_stub(
         yield daemon
 
 
-def metainf(daemon: Daemon, *arguments: str) -> str:
+def metainf(daemon: Daemon, *arguments: str, within: float = STATUS_S) -> str:
     """Run one of the command line's verbs on a running node; return what it printed."""
     command = [sys.executable, "-m", "node", *arguments, "--data-dir", str(daemon.data)]
     done = subprocess.run(
-        command, cwd=CHECKOUT, env=environment(), capture_output=True, text=True, timeout=STATUS_S, check=False
+        command, cwd=CHECKOUT, env=environment(), capture_output=True, text=True, timeout=within, check=False
     )
     assert done.returncode == 0, f"metainf {' '.join(arguments)} failed: {done.stderr}\n{tails(daemon.child)}"
     return done.stdout

@@ -1,0 +1,79 @@
+"""The settings in the terms of those who act on them: the tuner's and the owner's limits."""
+
+from pathlib import Path
+
+import pytest
+
+from node.core.day_hours import Span
+from node.errors import ConfigError
+from node.places import places
+from node.policies import Policies, policies_of
+from node.settings import effective
+
+
+def made(text: str = "") -> Policies:
+    settings = effective(command_line={}, environment={}, file_text=f"version = 1\n{text}", file_name="f").settings
+    return policies_of(settings, places({"HOME": "/nowhere"}, uid=0, data_dir=Path("/nowhere")), version="1")
+
+
+def test_without_a_word_the_node_tunes_itself_and_has_no_limits() -> None:
+    policies = made()
+    assert policies.tuner.enabled
+    assert (policies.tuner.objective, policies.learner.goals) == ("latency", ("latency",))
+    assert (policies.limits.hours, policies.limits.measured) == ((), False)
+    assert policies.plan.extra_arguments == ()
+
+
+def test_what_the_tuner_chooses_by_is_learnt_as_well() -> None:
+    assert made('[tuner]\nobjective = "tail"').learner.goals == ("latency", "tail")
+    assert made('[learner]\nobjectives = ["cost", "tail"]').tuner.objective == "cost"
+    assert made('[learner]\nobjectives = ["cost", "tail"]\n[tuner]\nobjective = "tail"').learner.goals == (
+        "cost",
+        "tail",
+    )
+    assert made('[tuner]\nenabled = false\nobjective = "tail"').learner.goals == ("latency",)
+
+
+def test_more_objectives_than_can_be_learnt_are_refused() -> None:
+    eight = ["tail", "cost", "energy", "latency", "throughput", "tail,cost", "cost,energy", "latency,tail"]
+    with pytest.raises(ConfigError, match=r"tuner\.objective") as caught:
+        made(f'[learner]\nobjectives = {eight}\n[tuner]\nobjective = "latency,cost"')
+    assert "in the place of one" in caught.value.remedy
+
+
+def test_promises_are_in_seconds_and_slo_wants_one() -> None:
+    assert made('[tuner]\nobjective = "slo"\nttft_ms = 500').tuner.promises == {"ttft_s": 0.5}
+    assert made("[tuner]\ntpot_ms = 50").tuner.promises == {"tpot_s": 0.05}
+    with pytest.raises(ConfigError, match="promises"):
+        made('[tuner]\nobjective = "latency:0.5,slo:0.5"')
+
+
+def test_limits_are_read_and_a_share_of_memory_is_the_engine_s_too() -> None:
+    policies = made(
+        '[limits]\nhours = ["22:00-07:00"]\nwatts = 250\nmemory_share = 0.5\n[engine]\nextra_arguments = ["--x"]'
+    )
+    assert policies.limits.hours == (Span(22 * 60, 7 * 60),)
+    assert (policies.limits.watts, policies.limits.measured) == (250.0, True)
+    assert policies.plan.extra_arguments == ("--gpu-memory-utilization", "0.5", "--x")
+    assert policies.tuner.memory_limit(1000) == 500
+
+
+def test_the_least_limit_of_memory_counts_and_an_unknown_total_is_no_limit() -> None:
+    both = made("[limits]\nmemory_bytes = 2097152\nmemory_share = 0.5").tuner
+    assert [both.memory_limit(total) for total in (None, 1 << 20, 1 << 30)] == [2 << 20, 1 << 19, 2 << 20]
+    assert made("[limits]\nmemory_share = 0.5").tuner.memory_limit(None) is None
+    assert made().tuner.memory_limit(1 << 30) is None
+
+
+def test_an_hour_costs_what_the_machine_and_its_power_do_and_nothing_is_guessed() -> None:
+    assert made().tuner.hourly_cost(300.0) is None
+    assert made("[limits]\nprice_per_hour = 0.5").tuner.hourly_cost(None) == 0.5
+    assert made("[limits]\nenergy_price_per_kwh = 0.3").tuner.hourly_cost(None) is None
+    both = made("[limits]\nprice_per_hour = 0.5\nenergy_price_per_kwh = 0.3").tuner
+    assert both.hourly_cost(1000.0) == pytest.approx(0.8)
+
+
+def test_prompts_wait_for_a_switch_as_long_as_the_owner_says() -> None:
+    policies = made("[tuner]\nhold_s = 30\nhorizon_h = 2\nstart_first = 'never'")
+    assert policies.admission.longest_hold == policies.tuner.hold_s == 30.0
+    assert (policies.tuner.horizon_s, policies.tuner.start_first) == (7200.0, False)
