@@ -32,8 +32,8 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 
 
 def traffic_of(hands: Hands) -> Traffic | None:
-    """Return what watches the engine's answers; None on a node without an engine of its own to tune."""
-    return Traffic() if hands.tuner is not None else None
+    """Return what watches the engine's answers; None on a node without an engine of its own."""
+    return Traffic() if hands.tuner is not None or hands.setting is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
