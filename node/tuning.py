@@ -35,6 +35,7 @@ from node.ports import LaunchPlan
 from node.recording import Recording
 from node.services.learn import Learning
 from node.services.no_engine import NoEngine
+from node.services.rehearse import Rehearsal
 from node.services.serve import LocalReplica
 from node.services.switch import Switcher
 from node.services.tend import EngineKeeper
@@ -158,6 +159,7 @@ class Tuning:
             wall=lambda: wall() / 1e6,
             clock=trio.current_time,
             memory=lambda: policy.memory_limit(tools.memory),
+            rehearse=Rehearsal(self._engine, self._hands.upstream, asked=self._local.generating_seen),
         )
         configured = _configured(self._policies)
         kept = opened(tools.kept or Ledger(), tools.key, configured)

@@ -1,0 +1,97 @@
+"""A rehearsal: the same few requests sent to the engine before and after a switch, while nobody else wants an answer.
+
+Knows the board, the upstream and how answers are measured; knows no strategy, and judges nothing. One request after
+another, so that each is alone at the engine and two rehearsals of one engine are alike. It gives way to whoever asks.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import trio
+
+from node.core.answer_meter import AnswerMeter, Measured
+from node.core.endpoints import Dialect
+from node.core.workloads import Words
+from node.errors import Broken, Unavailable
+from node.ports import EngineBoard, Upstream
+
+COMPLETIONS: Final = "/v1/completions"
+JSON_HEADERS: Final = ((b"content-type", b"application/json"), (b"accept", b"text/event-stream"))
+# Words of each prompt: mostly reading, mostly writing, and between. Twice around, eight in all: fewer pairs could not
+# tell a difference of a tenth from noise.
+PROMPTS: Final = (16, 256, 64, 128) * 2
+TOKENS: Final = 24  # of each answer: some tenths of a second on a slow machine
+EACH: Final = 20.0  # s for one answer
+PIECE: Final = 1 << 20  # bytes of an answer that are read: a thousand times as much as it has
+
+
+class Rehearsal:
+    """Asks the engine that serves."""
+
+    def __init__(
+        self,
+        board: EngineBoard,
+        upstream: Upstream,
+        *,
+        asked: Callable[[], int],
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        """Prepare. `asked`: how many prompts ever came; when another comes, the rehearsal is over."""
+        self._board = board
+        self._upstream = upstream
+        self._asked = asked
+        self._clock = clock
+
+    async def __call__(self) -> Sequence[Measured]:
+        """Return the answers in order: all of them, or those until somebody asked.
+
+        Raises:
+            Unavailable: no engine serves, or it gave no answer that can be measured.
+        """
+        before, found = self._asked(), list[Measured]()
+        for number, words in enumerate(PROMPTS):
+            if self._asked() != before:
+                break
+            measured: Measured | None = None
+            with trio.move_on_after(EACH):
+                measured = await self._ask(number, words)
+            if measured is None:
+                raise Unavailable(f"no answer to a rehearsal within {EACH:.0f} s")
+            found.append(measured)
+        return tuple(found)
+
+    async def _ask(self, number: int, words: int) -> Measured | None:
+        endpoint, model = self._board.endpoint(), self._board.snapshot().model
+        if endpoint is None or model is None:
+            raise Unavailable("no engine serves")
+        meter, read = AnswerMeter(began=self._clock(), dialect=Dialect.OPENAI), 0
+        try:
+            async with self._upstream.send(
+                endpoint, method="POST", target=COMPLETIONS, headers=JSON_HEADERS, body=self._body(model, number, words)
+            ) as answer:
+                meter.head(answer.status, answer.headers, self._clock())
+                asked = self._clock()
+                while read < PIECE and (data := await answer.receive()):
+                    meter.piece(data, asked, self._clock())
+                    read += len(data)
+                    asked = self._clock()
+        except Broken as error:
+            raise Unavailable(f"the rehearsal broke off: {error.message}") from error
+        if meter.failed or (measured := meter.measured()) is None:
+            raise Unavailable("an answer to a rehearsal cannot be measured")
+        return measured
+
+    def _body(self, model: str, number: int, words: int) -> bytes:
+        asked: dict[str, Any] = {
+            "model": model,
+            "prompt": Words("rehearsal", number).part(words).text,
+            "max_tokens": TOKENS,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            # An engine that was rehearsed before would find the prompts in its cache, and the new one would look slow.
+            "cache_salt": f"rehearsal {self._clock()} {number}",
+        }
+        return json.dumps(asked).encode()
