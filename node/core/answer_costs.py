@@ -10,8 +10,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import exp, log, log1p
-from statistics import fmean, median
+from math import exp, log, log1p, sqrt
+from statistics import fmean, median, pstdev
 from typing import Final, TypeAlias
 
 from node.core.workload import Timed
@@ -26,6 +26,9 @@ HUBER: Final = 1.345  # sd beyond which an answer pulls less: 95 % efficient whe
 MAD_TO_SD: Final = 1.4826  # of a normal
 LEAST_SD: Final = 0.05  # log-cost; quieter than any engine is, and guards against a handful of equal answers
 NEAR: Final = log(1.5)  # how far beyond the lengths and loads seen before the rule is still believed
+MOVED: Final = 3.5  # standard errors: three features, looked at now and again
+LEAST_SPREAD: Final = 0.1  # of a feature (a logarithm): equal prompts before say little of how far the next may be
+ARRIVALS: Final = 2  # which feature they are
 CLIP: Final = 3.0  # sd at which a residual is cut: one answer that hung does not decide alone, before or after
 MOST_CORRELATED: Final = 0.8  # of neighbouring answers; more would leave one answer of nine
 
@@ -79,7 +82,7 @@ class Usual:
     """What answers took before, given their features.
 
     Attributes:
-        middle: mean features. slopes: log-cost for each; the first of `weights` is the level at the middle.
+        middle: mean features, and `spread`: their standard deviations. slopes: log-cost for each. level: at the middle.
         sd: of what is left. correlation: of neighbours in it, at least 0.
         count: answers that it was fitted on. effective: as many independent ones.
         low, high: of each feature.
@@ -87,6 +90,7 @@ class Usual:
     """
 
     middle: Features
+    spread: Features
     level: float
     slopes: Features
     sd: float
@@ -115,6 +119,18 @@ class Usual:
         return all(
             low - NEAR <= value <= high + NEAR for value, low, high in zip(features, self.low, self.high, strict=True)
         )
+
+    def moved(self, after: Sequence[Features]) -> bool:
+        """Tell whether prompts of other lengths come than before, in the mean, or more of them: another workload.
+
+        Fewer arrivals say nothing: who waits for an answer before asking on comes less often to a slow engine.
+        """
+        for at, (middle, spread) in enumerate(zip(self.middle, self.spread, strict=True)):
+            apart = fmean(features[at] for features in after) - middle
+            error = max(spread, LEAST_SPREAD) * sqrt(1 / len(after) + 1 / self.count)
+            if (apart if at == ARRIVALS else abs(apart)) > max(NEAR, MOVED * error):
+                return True
+        return False
 
     def _explained(self, features: Features) -> float:
         return sum(
@@ -147,6 +163,7 @@ def usual(points: Sequence[tuple[Features, float]]) -> Usual:
     upper = ordered[min(int(0.9 * count), count - 1)]
     return Usual(
         middle=middle,
+        spread=tuple(pstdev(features[at] for features, _ in points) for at in range(width)),
         level=level + shift,
         slopes=tuple(slopes),
         sd=sd,

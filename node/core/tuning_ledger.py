@@ -28,13 +28,19 @@ Mode: TypeAlias = Literal["auto", "fixed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ban:
-    """A strategy that is not to be chosen for a while. `count`: how often it was banned under this key."""
+    """A strategy that is not to be chosen for a while.
+
+    Attributes:
+        count: how often it was banned under this key.
+        here: only while the workload is what it was.
+    """
 
     key: str
     strategy: Strategy
     until: float
     reason: str
     count: int = 1
+    here: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,12 +220,16 @@ def target(ledger: Ledger, default: Strategy) -> Strategy | None:
 # --- bans
 
 
-def banned(ledger: Ledger, strategy: Strategy, *, reason: str, now: float) -> Ledger:
-    """Forbid a strategy for a day, and for twice as long as the last time if there was one."""
+def banned(ledger: Ledger, strategy: Strategy, *, reason: str, now: float, here: bool = False) -> Ledger:
+    """Forbid a strategy for a day, and for twice as long as the last time if there was one.
+
+    Args:
+        here: at most until the workload changes.
+    """
     old = next((ban for ban in ledger.bans if ban.key == ledger.key and ban.strategy == strategy), None)
     count = 1 if old is None else old.count + 1
     length = min(FIRST_BAN * 2.0 ** min(count - 1, 16), LONGEST_BAN)
-    new = Ban(key=ledger.key, strategy=strategy, until=now + length, reason=reason, count=count)
+    new = Ban(key=ledger.key, strategy=strategy, until=now + length, reason=reason, count=count, here=here)
     # Ended ones are kept for as long as their number counts; they go when there are too many.
     others = sorted((ban for ban in ledger.bans if ban is not old), key=lambda ban: -ban.until)[: BANS - 1]
     return replace(ledger, bans=(new, *others))
@@ -236,6 +246,8 @@ def bans_at(ledger: Ledger, now: float) -> tuple[Ban, ...]:
 def workload_ended(ledger: Ledger, now: float, *, usual: float) -> Ledger:
     """Note that the workload has changed: how long it had lasted moves what is expected of the next.
 
+    What was forbidden for it alone no longer is.
+
     Args:
         usual: seconds that one is taken to last until some were seen to end.
     """
@@ -243,7 +255,8 @@ def workload_ended(ledger: Ledger, now: float, *, usual: float) -> Ledger:
     if ledger.workload_since is not None:
         lasted = min(max(now - ledger.workload_since, SHORTEST_SPAN), LONGEST_SPAN)
         span += SPAN_WEIGHT * (lasted - span)
-    return replace(ledger, span_s=span, workload_since=now)
+    bans = tuple(replace(ban, until=min(ban.until, now)) if ban.here else ban for ban in ledger.bans)
+    return replace(ledger, span_s=span, workload_since=now, bans=bans)
 
 
 def horizon(ledger: Ledger, now: float, *, usual: float) -> float:

@@ -149,7 +149,7 @@ def decide(  # noqa: PLR0913 -- one decision's inputs
         current: which of them runs.
         gapless: whether the switch to `advice.index` leaves no gap.
     """
-    best = 0 if advice.index is None else advice.index
+    best = current if advice.index is None else advice.index
     kept = Decision(
         why=advice.why.replace("_", " "),
         best=candidates[best],

@@ -24,9 +24,9 @@ from typing import Final, TypeAlias
 from node.core.answer_costs import Features, Sample, Usual, usual
 
 HARM: Final = 0.02  # log-cost: what counts as worse (as the learner's own guard has it)
-ALARM: Final = 0.006  # risk of a false alarm by looks at each answer
-LONG_ALARM: Final = 0.009  # by the long look
-COUNT_ALARM: Final = 0.002  # by counts, each of at most two
+ALARM: Final = 0.003  # risk of a false alarm by looks at each answer
+LONG_ALARM: Final = 0.015  # by the long look
+COUNT_ALARM: Final = 0.001  # by counts, each of at most two
 SHOWN: Final = 0.10  # of the interval that people are shown: 90 %
 TUNED_TO: Final = 6.0  # answers at which the first test is sharpest
 LONG_LOOK: Final = 150  # answers
@@ -41,7 +41,9 @@ FAILING: Final = 0.30  # share of failures that is looked for
 LEAST_FAILING: Final = 0.02  # usual share, at least: a swarm's clients and networks have bad moments
 SLOW_TAIL: Final = 0.35  # share of answers slower than nine of ten were before, that is looked for
 DISAPPOINTING: Final = 0.25  # of what was promised at least: less than that, and worse than before, is enough to return
-STRANGE_SD: Final = 0.3  # log-cost: how far off the rule for usual costs may be beyond the lengths and loads it saw
+# log-cost: how far off the rule for usual costs may be where the lengths or loads are no longer those that it saw: the
+# same lengths may come with other prefixes, and cost half as much again.
+STRANGE_SD: Final = 0.5
 LEAST_LEVEL_SD: Final = 0.4  # log-cost of single answers, where no answers before tell: lengths differ
 LEAST_PAIR_SD: Final = 0.1  # log-cost, of equal requests one after another: a warm engine's spread
 PAIR_ERRORS: Final = 3.0  # standard errors: of a few pairs with a spread of their own, one alarm in some hundred
@@ -236,12 +238,13 @@ def _differences(case: Case) -> list[_Difference]:
 def _against(base: Usual, after: Points, what: str) -> _Difference | None:
     """Compare with what was usual; None where too little came that can be."""
     known = [point for point in after if base.knows(point[0])]
-    strange = 2 * len(known) < len(after)
-    if strange and len(after) < LEAST_CONFIRMED:
+    unknown = 2 * len(known) < len(after)
+    if unknown and len(after) < LEAST_CONFIRMED:
         return None  # other lengths or loads than ever before: the next may be more like them
-    points = after if strange else known
+    points = after if unknown else known
     if len(points) < LEAST_AFTER:
         return None
+    strange = unknown or base.moved([features for features, _ in points])
     left = tuple(base.left(features, cost) for features, cost in points)
     sd = max(base.sd, stdev(left)) if len(left) >= LEAST_CONFIRMED else base.sd
     alike = sqrt((1 + base.correlation) / (1 - base.correlation))

@@ -116,8 +116,8 @@ class Tuner:
         return Probes(strategies=wanted, description=self._desk.description()) if len(wanted) > 1 else None
 
     def engaged(self) -> bool:
-        """Tell whether a switch is under way or being verified: no time for lessons and trials."""
-        return self._desk.phase in ENGAGED
+        """Tell whether a switch is wished for, under way or being verified: no time for lessons and trials."""
+        return self._desk.phase in ENGAGED or self._desk.wish is not None
 
     def facts(self) -> Mapping[str, Any]:
         """Return how it stands: see `node.services.tune_tell`."""
@@ -197,7 +197,6 @@ class Tuner:
         """Notice a changed workload; decide when there is a reason and the time has come."""
         now = self._hands.clock()
         if now - self._looked_at >= LOOK_AT_TRAFFIC:
-            self._looked_at = now
             self._look_at_traffic(now)
             self._look_at_quiet()
         urgent = any(reason.startswith(URGENT) for reason in self._desk.news)
@@ -212,16 +211,19 @@ class Tuner:
         if risen and not self._switched and self._decision is not None and self._decision.untried:
             self._desk.want("nobody asks")
 
-    def _look_at_traffic(self, now: float) -> None:
+    def _look_at_traffic(self, now: float) -> str:
+        """Return in words how the traffic changed since the last decision, if it did."""
+        self._looked_at = now
         before = self._desk.ledger.baseline
         if before is None or not self._decided:
             if self._decided and self._desk.description() is not None:
                 self._desk.want("the traffic is known now")
-            return
+            return ""
         if changed := self._hands.watch.changed(before, now):
             usual = self._policy.horizon_s
             self._desk.ledger = workload_ended(self._desk.ledger, self._hands.wall(), usual=usual)
             self._desk.want(f"{TRAFFIC_CHANGED}: {changed}")
+        return changed
 
     async def _decide(self, now: float) -> None:
         why, self._desk.news = "; ".join(self._desk.news), {}
@@ -295,7 +297,14 @@ class Tuner:
             self._desk.go(TuningEvent.UNJUDGED, "nothing is known of the switch")
             return
         await self._changes.rehearse_again(proof)
-        judged = proof.look(self._hands.watch, self._hands.clock())
+        now = self._hands.clock()
+        if now - self._looked_at >= LOOK_AT_TRAFFIC and (changed := self._look_at_traffic(now)):
+            # What came before was asked for something else: neither is it held against that, nor called good.
+            self._desk.ledger = confirmed(self._desk.ledger, good=False)
+            self._desk.last_proof, self._desk.proof = proof, None
+            self._desk.go(TuningEvent.UNJUDGED, f"{TRAFFIC_CHANGED} meanwhile: {changed}")
+            return
+        judged = proof.look(self._hands.watch, now)
         if proof.wants_level():
             await self._ask_level(proof)
         if judged is None or judged.verdict is Verdict.UNDECIDED:

@@ -183,7 +183,9 @@ class Changes:
         self._returned_at = self._hands.clock()
         self._desk.last_proof = self._desk.proof
         if all(ban.strategy != bad for ban in bans_at(self._desk.ledger, wall)):
-            self._desk.ledger = banned(self._desk.ledger, bad, reason=reason, now=wall)
+            # The default is what a node falls back to: it is out of the question only where it was seen to be worse.
+            here = bad == self._desk.default
+            self._desk.ledger = banned(self._desk.ledger, bad, reason=reason, now=wall, here=here)
         self._desk.go(event, f"{bad.name}: {reason}")
         await self._desk.save()
         with trio.move_on_after(PUBLISHING):

@@ -71,7 +71,7 @@ class Decider:
         candidates, current = self._candidates()
         wall = self._hands.wall()
         banned = {ban.strategy for ban in bans_at(ledger, wall)}
-        forbidden = [at for at, strategy in enumerate(candidates) if at and at != current and strategy in banned]
+        forbidden = [at for at, strategy in enumerate(candidates) if at != current and strategy in banned]
         past = self._past(ledger, moment.now - wall, wall, first=first)
         rows = await self._hands.question(moment.description, candidates)
         evidence = await self._hands.evidence()

@@ -16,7 +16,7 @@ from node.core.verification import Basis, Case, Judged, Level, Verdict, basis, j
 from node.core.workload import Timed
 from node.tuner_ports import TrafficWatch
 
-BEFORE: Final = 256  # answers of before that are compared with
+BEFORE: Final = 512  # answers of before that are compared with: all that traffic keeps
 BEFORE_SPAN: Final = 7200.0  # s
 LOOK_ANYWAY: Final = 60.0  # s between judgements when nothing came: time passes, too
 LEAST_FOR_LEVEL: Final = 16  # answers, of which a description can be had, and the level of before asked for
@@ -108,11 +108,16 @@ def seen_before(
 ) -> tuple[Basis, Sequence[Timed], int]:
     """Return what is usual under the strategy that still runs, people's answers that say so, and failures among them.
 
+    Only answers of the traffic as it is now count: what came before it changed is not in its description either.
+
     Args:
         rehearsal: answers to requests of our own, which say so as well.
     """
-    begin = now - BEFORE_SPAN
-    answers = [each for each in watch.answers(begin) if each.strategy in (None, strategy)][-BEFORE:]
+    shape = watch.description(now)
+    begin = now - BEFORE_SPAN if shape is None else max(now - BEFORE_SPAN, now - shape.span_s)
+    answers = [
+        each for each in watch.answers(begin) if each.began >= begin and each.strategy in (None, strategy)
+    ][-BEFORE:]
     since = answers[0].at if answers else begin
     ours = [Timed(began=now - one.latency / MICRO, at=now, strategy=strategy, measured=one) for one in rehearsal]
     points = [point for one in ours for point in samples([one])] + samples(answers)  # ours came one by one: no load
