@@ -70,7 +70,7 @@ def resume(data_dir: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts))
         return
-    click.echo(words.owner_line(facts) or "the engine starts again; `metainf status` says when it serves")
+    click.echo(words.owner_line(facts) or "nothing holds the engine back: `metainf status` says when it serves")
 
 
 def _until(facts: dict[str, Any]) -> str:

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LOOK: Final = 0.5  # s between looks at a switch that goes on
-BEGINS: Final = 15.0  # s in which the tuner has begun with a wish, or never will
+BEGINS: Final = 5.0  # s in which the tuner has begun with a wish, unless something keeps it
 BUSY: Final = frozenset({"waiting", "switching", "returning"})
+AWAY: Final = "away"
+# In these the engine does not come by itself, or nobody knows when: the wish is kept, and nobody waits for it here.
+STUCK: Final = frozenset({"stopped", "backoff", "failed", "off"})
 FILE_BYTES: Final = 64 * 1024
 
 
@@ -83,7 +86,8 @@ def fix(wanted: str, no_wait: bool, data_dir: Path | None, as_json: bool) -> int
     """Switch to a strategy and stay there, until `metainf strategy auto`.
 
     NAME is what differs from the engine's defaults: prefix:on+seqs:16+ngram:4, or default. A FILE ending in .json or
-    .toml has the fields of [engine.strategy]. No prompt is lost; what does not come up is taken back.
+    .toml has the fields of [engine.strategy]. No prompt is lost; what does not come up is taken back. While the
+    engine is paused or broken, the wish is noted and this ends with exit code 75.
     """
     strategy_wanted = _wanted(wanted)
     socket = places_of(data_dir).control_socket
@@ -97,14 +101,19 @@ def fix(wanted: str, no_wait: bool, data_dir: Path | None, as_json: bool) -> int
         except KeyboardInterrupt:
             click.echo("the node goes on with it: `metainf strategy show`", err=True)
             return ExitCode.INTERRUPTED
+    runs = facts["strategy"] == strategy_wanted.name and (facts["mode"] == "fixed" or facts["phase"] != AWAY)
+    put_off = not runs and facts["phase"] == AWAY
     if as_json:
         click.echo(json.dumps(facts))
-    runs = facts["strategy"] == strategy_wanted.name
-    if no_wait:
-        return ExitCode.OK
-    if not as_json:
+    elif no_wait:
+        click.echo(f"{strategy_wanted.name} is asked for; `metainf strategy show` says what came of it")
+    elif put_off:
+        click.echo(f"{strategy_wanted.name} is noted, and comes when the engine serves again: {facts['reason']}")
+    else:
         click.echo(f"{facts['strategy']} runs" if runs else f"{facts['strategy']} runs still: {facts['reason']}")
-    return ExitCode.OK if runs else ExitCode.FAILURE
+    if no_wait or runs:
+        return ExitCode.OK
+    return ExitCode.TEMPORARY if put_off else ExitCode.FAILURE
 
 
 @strategy.command("auto")
@@ -154,7 +163,7 @@ def _fields(table: dict[str, Any]) -> Mapping[str, object]:
 
 
 def _until_settled(socket: Path, name: str, before: Mapping[str, Any], say: Callable[[str], None]) -> Mapping[str, Any]:
-    """Wait until the wanted strategy runs, or the tuner has given it up; return the facts then."""
+    """Wait until the wanted strategy runs, or the tuner has given it up or cannot begin; return the facts then."""
     began, moved = time.monotonic(), False
     while True:
         facts = control_client.get_json(socket, "/strategy")
@@ -162,9 +171,12 @@ def _until_settled(socket: Path, name: str, before: Mapping[str, Any], say: Call
         moved = moved or busy or any(facts.get(key) != before.get(key) for key in ("failed_starts", "rollbacks"))
         if not busy and facts["strategy"] == name and facts["mode"] == "fixed":
             return facts
-        if not busy and moved and facts["phase"] != "away":
+        if not busy and moved and facts["phase"] != AWAY:
             return facts
-        if not moved and time.monotonic() - began > BEGINS:
+        late = time.monotonic() - began > BEGINS
+        if late and facts["phase"] == AWAY and control_client.get_json(socket, "/status")["engine"]["state"] in STUCK:
+            return facts
+        if not moved and late:
             say(f"waiting: {facts['phase']}: {facts['reason']} (Ctrl-C leaves it to the node)")
         else:
             say(f"{facts['phase']}: {facts['reason']}")

@@ -206,8 +206,9 @@ class Switcher:
         outcome, how = None, RESTART
         if ready and await self._room(plan):
             how = START_FIRST
+            # Nobody waits for it, and it shares the machine with one that is at work: as patient as with a first start.
             outcome = await engine.succeed(
-                plan, reason=reason, start_timeout=timeout, patience=self._patience, compare=not going_back
+                plan, reason=reason, start_timeout=self._first_start, patience=self._patience, compare=not going_back
             )
             # Two at once may be what was too much, and what is to be left must not stay for want of room.
             again = outcome.result == OUT_OF_MEMORY or (going_back and outcome.failed)

@@ -115,9 +115,8 @@ def seen_before(
     """
     shape = watch.description(now)
     begin = now - BEFORE_SPAN if shape is None else max(now - BEFORE_SPAN, now - shape.span_s)
-    answers = [
-        each for each in watch.answers(begin) if each.began >= begin and each.strategy in (None, strategy)
-    ][-BEFORE:]
+    theirs = (each for each in watch.answers(begin) if each.began >= begin and each.strategy in (None, strategy))
+    answers = list(theirs)[-BEFORE:]
     since = answers[0].at if answers else begin
     ours = [Timed(began=now - one.latency / MICRO, at=now, strategy=strategy, measured=one) for one in rehearsal]
     points = [point for one in ours for point in samples([one])] + samples(answers)  # ours came one by one: no load

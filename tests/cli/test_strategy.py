@@ -124,6 +124,38 @@ def test_set_tells_what_goes_on_and_that_it_was_given_up(
     assert err.index("others go first") < err.index("the engine starts") < err.index("on its way back")
 
 
+@pytest.mark.parametrize(
+    ("engine", "code"), [("stopped", 75), ("backoff", 75), ("failed", 75), ("starting", 0)]
+)  # fmt: skip
+def test_set_waits_for_no_engine_that_does_not_come_by_itself_and_says_that_the_wish_is_noted(
+    canned_node: CannedNode, metainf: Metainf, monkeypatch: pytest.MonkeyPatch, engine: str, code: int
+) -> None:
+    monkeypatch.setattr(strategy_verbs, "BEGINS", 0.0)
+    looks = iter(range(3))
+    away = FACTS | {"phase": "away", "reason": "paused by its owner"}
+    canned_node.answer("GET", "/strategy", away)
+    canned_node.answer("POST", "/strategy", away, status=202)
+    canned_node.answer("GET", "/status", STATUS | {"engine": {"state": engine}})
+
+    def look(_: float) -> None:
+        if next(looks, None) is None:  # by then who does not wait has ended
+            canned_node.answer("GET", "/strategy", FIXED)
+
+    monkeypatch.setattr(strategy_verbs.time, "sleep", look)
+    found, out, _ = metainf("strategy", "set", "seqs:16")
+    assert found == code
+    assert ("seqs:16 is noted" in out) == (code == 75)
+    assert ("paused by its owner" in out) == (code == 75)
+
+
+def test_set_that_waits_for_nothing_says_where_to_look(canned_node: CannedNode, metainf: Metainf) -> None:
+    canned_node.answer("GET", "/strategy", FACTS)
+    canned_node.answer("POST", "/strategy", FACTS, status=202)
+    code, out, _ = metainf("strategy", "set", "seqs:16", "--no-wait")
+    assert code == 0
+    assert out == "seqs:16 is asked for; `metainf strategy show` says what came of it\n"
+
+
 def test_ctrl_c_leaves_the_switch_to_the_node(
     canned_node: CannedNode, metainf: Metainf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +255,7 @@ def test_what_is_no_length_of_time_pauses_nothing(canned_node: CannedNode, metai
 
 def test_resume_says_what_holds_the_engine_back_still(canned_node: CannedNode, metainf: Metainf) -> None:
     canned_node.answer("POST", "/resume", {"state": "running", "reason": "", "until": None, "blind": []})
-    assert "starts again" in metainf("resume")[1]
+    assert "nothing holds the engine back" in metainf("resume")[1]
     canned_node.answer("POST", "/resume", {**PAUSED, "state": "yielded", "reason": "outside the hours", "until": None})
     assert "yielded: outside the hours" in metainf("resume")[1]
 
