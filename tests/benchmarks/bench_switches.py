@@ -247,7 +247,7 @@ def _worked(plan: Plan, folder: Path) -> Counter[str]:
     if plan.engine == "stub":
         files = list(folder.glob("*.journal"))
         return Counter(name for file in files for name in NAMED.findall(file.read_text()))
-    logs = [file for file in folder.glob("*-data/**/engine.log*") if file.is_file()]
+    logs = [file for file in folder.glob("*-data/**/engine*.log*") if file.is_file()]
     lines = (line for file in logs for line in file.read_text(errors="replace").splitlines())
     return Counter(found.group() for line in lines if "Received request" in line and (found := NAMED.search(line)))
 
