@@ -94,9 +94,10 @@ class Recording:
                 owed=self._owed,
                 prompts_seen=self._prompts_seen,
                 tell=tell,
-                probes=wanted.probes,
+                probes=wanted.probes if policies.record_traffic else partial(_unlike_traffic, wanted.probes),
                 tried=wanted.tried,
-                description=wanted.description,
+                # Trials are signed and told of: a load made like the traffic would tell of it.
+                description=wanted.description if policies.record_traffic else lambda: None,
                 spending=hands.trials.spending,
             )
         self._observer = None
@@ -217,6 +218,12 @@ class Recording:
 
     def _prompts_seen(self) -> int:
         return self._local.generating_seen() + (0 if self._company is None else self._replica.generating_seen())
+
+
+def _unlike_traffic(probes: Callable[[], Probes | None]) -> Probes | None:
+    """Return what is to be tried, under the standard loads."""
+    found = probes()
+    return None if found is None else Probes(strategies=found.strategies)
 
 
 def _to_nobody(_: Sequence[bytes]) -> None:

@@ -48,6 +48,10 @@ class StrategySwitch(Protocol):
         """Switch; where that fails the old one runs again, or is on its way. Raises nothing for the engine's faults."""
         ...
 
+    async def back(self, strategy: Strategy, *, reason: str) -> Switched:
+        """Return to what was good, without trusting what runs; where that fails, the owner's own strategy runs."""
+        ...
+
     def strategy(self) -> Strategy:
         """Return what runs, or is on its way."""
         ...
@@ -72,8 +76,8 @@ class TrafficWatch(Protocol):
         """Return the whole answers that ended since."""
         ...
 
-    def failures(self, since: float) -> int:
-        """Count those that the engine broke off since."""
+    def failures(self, since: float, strategy: str | None = None) -> int:
+        """Count those that the engine broke off since; of those asked while it ran `strategy`, where that is given."""
         ...
 
 

@@ -27,7 +27,7 @@ from node.core.traffic import Traffic
 from node.core.traffic_records import failure_record
 from node.core.tuning_ledger import Ledger, initial, opened
 from node.core.workload import Description
-from node.errors import Unavailable
+from node.errors import NodeError, Unavailable
 from node.hands import Hands
 from node.owning import Owning
 from node.policies import Policies
@@ -37,16 +37,19 @@ from node.services.learn import Learning
 from node.services.no_engine import NoEngine
 from node.services.rehearse import Rehearsal
 from node.services.serve import LocalReplica
-from node.services.switch import Switcher
+from node.services.switch import PATIENCE, Switcher
 from node.services.tend import EngineKeeper
 from node.services.tune import Tuner
 from node.tuner_ports import TunerHands
-from protocol.ids import ModelName
+from protocol.advert import model_name
+from protocol.errors import LocalProtocolError
 
 log = structlog.get_logger(__name__)
 
 Tell = Callable[[str, Mapping[str, Any]], None]
+SETTING = 60.0  # s; reading a model's configuration from a slow disk fits
 LENGTH_WITHOUT_WORD = 4096  # tokens of context, where neither plan nor engine says
+DRAIN_SHARE = 0.5  # of the time that prompts are held; the rest is for the start, of a minute on most machines
 NO_ENGINE = "this node runs no engine of its own"
 
 
@@ -92,6 +95,7 @@ class Tuning:
         self._tell = tell
         self._company: Company | None = None
         self._place: Place | None = None
+        self._known = trio.Event()  # what the engine takes
         self._candidates: tuple[Strategy, ...] = (policies.plan.strategy,)
         self._setting: Setting | None = None
         self._switcher = self._make_switcher()
@@ -166,22 +170,26 @@ class Tuning:
         self._tuner = Tuner(hands, policy=policy, ledger=kept, configured=configured is not None)
 
     async def run(self) -> None:
-        """Tune, once it is known what the engine takes."""
-        if self._tuner is None:
+        """Tune, until cancelled; return at once where nothing is to be tuned."""
+        if self._tuner is None or not self._policies.tuner.enabled:
             return
-        await self._learn_place()
-        await self._tuner.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._learn_place)
+            nursery.start_soon(self._tuner.run)
 
     def _make_switcher(self) -> Switcher | None:
         if self._engine is None or self._tools is None:
             return None
-        room = self._tools.room if self._policies.tuner.start_first else _no_room
+        policy = self._policies
+        room = self._tools.room if policy.tuner.start_first else _no_room
         return Switcher(
             self._engine,
-            base=self._policies.plan,
+            base=policy.plan,
             room=room,
             lever=self._lever,
-            first_start=self._policies.tend.start_timeout,
+            # Who comes while others finish is held no longer than `hold_s`, and the start comes on top.
+            patience=min(PATIENCE, policy.tuner.hold_s * DRAIN_SHARE),
+            first_start=policy.tend.start_timeout,
         )
 
     # -- the engine
@@ -204,7 +212,7 @@ class Tuning:
     # -- what may be run here
 
     async def _learn_place(self) -> None:
-        """Find out what the engine on this machine takes, once it serves: until then nothing is decided."""
+        """Find out what the engine on this machine takes, once it serves: until then nobody is asked for advice."""
         assert self._engine is not None and self._tools is not None  # noqa: S101, PT018 -- else there is no tuner
         snapshot = self._engine.snapshot()
         while snapshot.state is not EngineState.READY:
@@ -212,10 +220,7 @@ class Tuning:
         known = await self._tools.capabilities()
         served = self._engine.models()
         longest = next((model.max_length for model in served if model.max_length), self._policies.plan.max_model_len)
-        try:
-            self._setting = None if self._hands.setting is None else await self._hands.setting()
-        except Unavailable as error:
-            log.warning("tuner.machine_unknown", reason=error.message)
+        await self._look_at_machine()
         model = None if self._setting is None else self._setting.model
         cuda = self._setting is not None and self._setting.hardware.platform == "cuda"
         self._place = Place(
@@ -231,16 +236,32 @@ class Tuning:
         base = self._policies.plan.strategy
         found = candidates(self._place, lossy=self._policies.tuner.lossy)
         self._candidates = tuple(dict.fromkeys(map(self._canonical, (base, *found))))
+        self._known.set()
+
+    async def _look_at_machine(self) -> None:
+        """Find out which model runs on what, for questions and records."""
+        if self._hands.setting is None:
+            return
+        try:
+            with trio.move_on_after(SETTING):
+                self._setting = await self._hands.setting()
+        except NodeError as error:
+            log.warning("tuner.machine_unknown", reason=error.message)
 
     def _canonical(self, strategy: Strategy) -> Strategy:
         return strategy if self._place is None else canonical(strategy, self._place)
 
     def _objections(self, strategy: Strategy) -> Sequence[str]:
+        if strategy.external:
+            return ("the engine is this node's own",)
         return () if self._place is None else problems(strategy, self._place)
 
     # -- what the learner is told
 
     async def _question(self, description: Description | None, strategies: Sequence[Strategy]) -> Sequence[Row]:
+        await self._known.wait()  # whoever asks has a deadline
+        if self._setting is None:
+            await self._look_at_machine()
         if self._setting is None:
             raise Unavailable("nobody knows on what this engine runs")
         rows = question(self._setting, description, strategies)
@@ -256,14 +277,20 @@ class Tuning:
     async def _publish(
         self, recording: Recording, strategy: Strategy, kind: str, description: Description | None
     ) -> None:
-        if self._setting is not None:
-            await recording.write([failure_record(self._setting, strategy, description, kind)])
+        if self._setting is None:
+            return
+        told = description if self._policies.record_traffic else None  # what this node is asked is not to be told of
+        try:
+            await recording.write([failure_record(self._setting, strategy, told, kind)])
+        except LocalProtocolError as error:  # it names a draft model by its place on this machine
+            raise Unavailable(f"that is for this machine alone: {error}") from error
 
     # -- the others
 
     def _peers_serve(self) -> bool:
         model = None if self._engine is None else self._engine.snapshot().model
-        return self._company is not None and model is not None and self._company.replica.others_serve(ModelName(model))
+        named = None if model is None else model_name(model)
+        return self._company is not None and named is not None and self._company.replica.others_serve(named)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

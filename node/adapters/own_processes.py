@@ -21,6 +21,8 @@ def foreign(pid: int, *, proc: Path = PROC, me: int | None = None) -> bool:
         parent = _parent(pid, proc)
         if parent is None:
             return generation > 0  # it was seen, and then its line broke off
+        if parent == own:
+            return False  # it may be the first process of a container
         if parent <= 1:
             return True
         pid = parent

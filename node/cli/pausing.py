@@ -11,6 +11,7 @@ import click
 from node.cli import control_client
 from node.cli import strategy_words as words
 from node.cli.options import data_dir_option, json_option, places_of
+from node.core.operator_limits import LONGEST_PAUSE
 from node.errors import ExitCode
 
 LOOK: Final = 0.2  # s between looks while the engine ends
@@ -32,7 +33,10 @@ class Span(click.ParamType):
         found = _SPAN.fullmatch(str(value).strip())
         if found is None or float(found[1]) == 0:
             self.fail(f"{value!r} is no length of time; write 90s, 20m, 2h or 1d", param, ctx)
-        return float(found[1]) * UNITS[found[2]]
+        seconds = float(found[1]) * UNITS[found[2]]
+        if seconds > LONGEST_PAUSE:
+            self.fail(f"{value!r} is too long; leave it out, and the pause lasts until `metainf resume`", param, ctx)
+        return seconds
 
 
 @click.command()

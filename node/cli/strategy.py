@@ -29,6 +29,7 @@ BUSY: Final = frozenset({"waiting", "switching", "returning"})
 AWAY: Final = "away"
 # In these the engine does not come by itself, or nobody knows when: the wish is kept, and nobody waits for it here.
 STUCK: Final = frozenset({"stopped", "backoff", "failed", "off"})
+FAILURES: Final = frozenset({"failed", "forgone", "crashes", "not_returned"})  # steps that say why it does not run
 FILE_BYTES: Final = 64 * 1024
 
 
@@ -103,14 +104,15 @@ def fix(wanted: str, no_wait: bool, data_dir: Path | None, as_json: bool) -> int
             return ExitCode.INTERRUPTED
     runs = facts["strategy"] == strategy_wanted.name and (facts["mode"] == "fixed" or facts["phase"] != AWAY)
     put_off = not runs and facts["phase"] == AWAY
+    why = facts["reason"] if runs or no_wait else _why_not(socket, facts)
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps({**facts, "reason": why}))
     elif no_wait:
         click.echo(f"{strategy_wanted.name} is asked for; `metainf strategy show` says what came of it")
     elif put_off:
-        click.echo(f"{strategy_wanted.name} is noted, and comes when the engine serves again: {facts['reason']}")
+        click.echo(f"{strategy_wanted.name} is noted, and comes when the engine serves again: {why}")
     else:
-        click.echo(f"{facts['strategy']} runs" if runs else f"{facts['strategy']} runs still: {facts['reason']}")
+        click.echo(f"{facts['strategy']} runs" if runs else f"{facts['strategy']} runs still: {why}")
     if no_wait or runs:
         return ExitCode.OK
     return ExitCode.TEMPORARY if put_off else ExitCode.FAILURE
@@ -181,6 +183,14 @@ def _until_settled(socket: Path, name: str, before: Mapping[str, Any], say: Call
         else:
             say(f"{facts['phase']}: {facts['reason']}")
         time.sleep(LOOK)
+
+
+def _why_not(socket: Path, facts: Mapping[str, Any]) -> str:
+    """Return why the wish did not come true: by now the facts tell of what serves instead, or of its absence."""
+    if facts["phase"] == AWAY:
+        return control_client.get_json(socket, "/status")["engine"]["reason"]
+    steps = control_client.get_json(socket, "/strategy/history")["history"]
+    return next((step["reason"] for step in reversed(steps) if step["event"] in FAILURES), facts["reason"])
 
 
 class _Said:

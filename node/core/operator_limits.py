@@ -23,6 +23,7 @@ ROOM: Final = 0.9  # of the power allowed, below which more may run at once agai
 HEAT: Final = 5.0  # degrees beyond the limit that end it, and below it that let it begin again
 GROWTH: Final = 1.25  # of the cap, with each step up
 LOOK: Final = 5.0  # s between readings: a card warms by a degree or two in that time
+LONGEST_PAUSE: Final = 366 * 86_400.0  # s; who wants longer does not say for how long
 FAR: Final = 60.0  # s between looks where only the hours can change anything: the clock may be set
 
 PAUSED: Final = "paused by its owner"  # how the engine's reason and refusals of prompts begin

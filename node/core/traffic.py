@@ -174,10 +174,12 @@ class Traffic:
             window.over = True
             self.on_full()
 
-    def begin(self, prompt: Prompt, snapshot: EngineSnapshot, now: float) -> AnswerMeter | None:
+    def begin(
+        self, prompt: Prompt, snapshot: EngineSnapshot, now: float, *, since: float | None = None
+    ) -> AnswerMeter | None:
         """Note that the engine is asked now; return what is to be told of the answer, None where nothing is.
 
-        Who gets a meter tells `end`, whatever happens.
+        Who gets a meter tells `end`, whatever happens. `since`: when the answer's time begins, where that is before.
         """
         route = find(prompt.path)
         if route is None or route.name not in TELLING:
@@ -187,7 +189,9 @@ class Traffic:
         self.watch.arrived(now)
         measured = one_sequence(prompt.body)
         sampled = measured and self._to_be_sampled(prompt.body)
-        meter = AnswerMeter(began=now, dialect=route.dialect, body=prompt.body if sampled else None)
+        meter = AnswerMeter(
+            began=now if since is None else since, dialect=route.dialect, body=prompt.body if sampled else None
+        )
         if measured:
             self._asked[meter] = _Asked(life_of(snapshot), len(prompt.body), sampled)
         self.look(snapshot)
@@ -211,7 +215,7 @@ class Traffic:
             return
         own = window if window is not None and asked.life == window.life else None
         if ending is Ending.BROKEN or meter.failed:
-            self.watch.failed(now)
+            self.watch.failed(now, asked.life.strategy)
             if own is not None:
                 own.failures += 1
         elif (measured := meter.measured()) is not None:

@@ -78,7 +78,10 @@ def failure_record(setting: Setting, strategy: Strategy, description: Descriptio
 
 
 def _described(description: Description) -> wire.Workload:
-    prompt, output = description.prompt_tokens, description.output_tokens
+    samples = description.samples
+    prompt = description.prompt_tokens if samples.prompt.count >= FEWEST else None
+    output = description.output_tokens if samples.output.count >= FEWEST else None
+    copied = description.copy_share if samples.copied.count >= FEWEST else None
     return wire.Workload(
         requests=rough(description.requests),
         prompt_tokens_mean_milli=_rough_mean(prompt),
@@ -91,7 +94,7 @@ def _described(description: Description) -> wire.Workload:
         requests_per_s_milli=_scaled(description.requests_per_s, MILLI),
         burstiness_ppm=_scaled(description.burstiness, PPM),
         streaming_ppm=int(description.streaming_share * 100) * PERCENT_PPM,
-        copy_ppm=_scaled(description.copy_share, PPM),
+        copy_ppm=_scaled(copied, PPM),
     )
 
 

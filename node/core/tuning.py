@@ -56,6 +56,7 @@ TRANSITIONS: Final[Mapping[tuple[Phase, TuningEvent], Phase]] = {
     (P.AWAY, E.SERVES_FIXED): P.FIXED,
     (P.AWAY, E.SERVES_UNVERIFIED): P.VERIFYING,
     (P.AWAY, E.CRASHES): P.RETURNING,
+    (P.AWAY, E.FIX): P.WAITING,  # of an engine that does not come up
     (P.STEADY, E.AWAY): P.AWAY,
     (P.STEADY, E.QUESTION): P.DECIDING,
     (P.STEADY, E.CRASHES): P.RETURNING,

@@ -80,7 +80,7 @@ class Ledger:
 
     Attributes:
         key: model, engine version and hardware that `present`, `good` and `trust` are of.
-        fixed: what the owner said; None in mode "auto".
+        fixed: what the owner said; None in mode "auto". configured: it stood in the settings, and holds while it does.
         present: what ran last. None before the first start under this key.
         good: the last one that was confirmed, or that ran before all.
         since: when `present` began to serve.
@@ -97,6 +97,7 @@ class Ledger:
     key: str = ""
     mode: Mode = "auto"
     fixed: Strategy | None = None
+    configured: bool = False
     present: Strategy | None = None
     good: Strategy | None = None
     since: float | None = None
@@ -131,7 +132,7 @@ def initial(ledger: Ledger | None, key: str, configured: Strategy | None, defaul
         return configured
     if ledger is None:
         return default
-    if ledger.mode == "fixed" and ledger.fixed is not None:
+    if ledger.mode == "fixed" and ledger.fixed is not None and not ledger.configured:
         return ledger.fixed
     return ledger.good if ledger.key == key and ledger.good is not None else default
 
@@ -152,8 +153,9 @@ def opened(ledger: Ledger | None, key: str, configured: Strategy | None) -> Ledg
             put_off_since=None,
         )
     if configured is not None:
-        return replace(ledger, mode="fixed", fixed=configured)
-    return ledger
+        return replace(ledger, mode="fixed", fixed=configured, configured=True)
+    # What stood in the settings and does no more is no wish any more.
+    return replace(ledger, mode="auto", fixed=None, configured=False) if ledger.configured else ledger
 
 
 # --- steps
@@ -209,9 +211,12 @@ def returned(ledger: Ledger, strategy: Strategy, *, down_s: float, now: float) -
     )
 
 
-def target(ledger: Ledger, default: Strategy) -> Strategy | None:
-    """Return what to go back to from what runs: the last good one, else the default; None where it is that already."""
-    for strategy in (ledger.good, default):
+def target(ledger: Ledger, default: Strategy, *, without: Strategy | None = None) -> Strategy | None:
+    """Return what to go back to from what runs: the last good one, else the default; None where it is that already.
+
+    `without`: is not gone back to, unless it is the default.
+    """
+    for strategy in (ledger.good if ledger.good != without else None, default):
         if strategy is not None and strategy != ledger.present:
             return strategy
     return None

@@ -25,6 +25,15 @@ EXPECTED_BUSY: Final = 0.1  # share of the time, of a node that nobody has asked
 LEAST_BUSY: Final = 0.02  # and of one that was hardly asked: what it is tuned for is to come
 USUAL_START: Final = 60.0  # s, where none was seen
 PROBES: Final = 4  # tried in idle time, beside the default
+# Trials of one strategy under one workload, of three repetitions each. What two could not part differs by little, and
+# the next workload wants its share of the day's idle minutes.
+TRIED_ENOUGH: Final = 2
+# s between trials under one workload, unless the best is still untried, or much is open: idle minutes are few, and the
+# first hours of a quiet night must not use up what the workload of the day wants.
+EXPLORED_AGAIN: Final = 6 * 3600.0
+# Log-cost that a trial is expected to save, from which much is open: more than of any forecast that the learner holds
+# for as sure as it ever is of what nobody measured here (`node.learner.select.UNCHECKED`).
+OPEN: Final = 0.065
 # Log-cost over an hour that trying something on people's prompts may cost, if it proves to be SLOWER: what a node may
 # lose to tuning, with a margin to the 2 % that count as harm.
 EXPOSURE: Final = 0.012
@@ -209,11 +218,25 @@ def waiting(away_s: float, latency_s: float) -> float:
     return 0.0 if away_s <= 0 else longest / away_s * log(longest / latency_s) - 1.0
 
 
+def worth_trials(decision: Decision, *, since_s: float) -> bool:
+    """Tell whether trials are to be run now.
+
+    Args:
+        since_s: since there were some under this workload; infinite where there were none.
+    """
+    advice = decision.advice
+    if advice is None or not decision.probes:
+        return False
+    wide = any(probe.saves > OPEN and not advice.measured[probe.index] for probe in advice.probes)
+    return decision.untried or wide or since_s >= EXPLORED_AGAIN
+
+
 def _probes(advice: Advice, candidates: Sequence[Strategy], best: int, current: int) -> tuple[Strategy, ...]:
     """Return what to try: the best if it was never tried, the most telling, what runs, and the default to compare."""
     first = [best] if best and not advice.measured[best] else []
     wanted = [*first, *(probe.index for probe in advice.probes if probe.index not in (0, best))]
-    chosen = list(dict.fromkeys(at for at in wanted if at not in advice.failed))[:PROBES]
+    open_yet = (at for at in wanted if at not in advice.failed and advice.measured[at] < TRIED_ENOUGH)
+    chosen = list(dict.fromkeys(open_yet))[:PROBES]
     if not chosen:
         return ()
     places = {0: None, **dict.fromkeys(chosen), **({current: None} if current in wanted else {})}

@@ -143,7 +143,7 @@ class WorkloadWatch:
 
     def __init__(self) -> None:
         self._answers: deque[Timed] = deque(maxlen=MOST_ANSWERS)
-        self._failures: deque[float] = deque(maxlen=MOST_ANSWERS)
+        self._failures: deque[tuple[float, str | None]] = deque(maxlen=MOST_ANSWERS)
         self._arrivals: deque[_Arrival] = deque(maxlen=MOST_ANSWERS)
         self._readings: deque[_Reading] = deque(maxlen=READINGS)
         self._running = 0
@@ -168,9 +168,9 @@ class WorkloadWatch:
         """Take a whole answer."""
         self._answers.append(answer)
 
-    def failed(self, now: float) -> None:
-        """Take one that the engine broke off."""
-        self._failures.append(now)
+    def failed(self, now: float, strategy: str | None = None) -> None:
+        """Take one that the engine broke off, and what that ran when it was asked."""
+        self._failures.append((now, strategy))
 
     def counted(self, grown: Counters, now: float) -> None:
         """Take what the engine's counters grew by since they were told last; a minute's worth, about."""
@@ -182,9 +182,12 @@ class WorkloadWatch:
         """Return the whole answers that ended at `since` or later, the last 512 at most, in the order of their ends."""
         return tuple(each for each in self._answers if each.at >= since)
 
-    def failures(self, since: float) -> int:
-        """Count the answers that the engine broke off at `since` or later; 512 at most."""
-        return sum(at >= since for at in self._failures)
+    def failures(self, since: float, strategy: str | None = None) -> int:
+        """Count the answers that the engine broke off at `since` or later; 512 at most.
+
+        `strategy`: only of those that were asked while it ran this: an old engine that is leaving may fail, too.
+        """
+        return sum(at >= since and strategy in (None, ran) for at, ran in self._failures)
 
     def description(self, now: float) -> Description | None:
         """Return the shape of the traffic of late; None while there are too few answers to tell."""

@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from node.core.operator_limits import LONGEST_PAUSE
 from node.core.strategy import InvalidStrategy, Strategy, from_plain
 from node.core.strategy_names import parse_name
 from node.errors import NodeError, Refusal
 from node.http.intake import ClientGone, read_body
 
 BODY_BYTES: Final = 64 * 1024  # a strategy has some hundred
-LONGEST_PAUSE: Final = 366 * 86_400.0  # s; who wants longer does not say for how long
 EXAMPLE: Final = "name one as prefix:on+seqs:16, or default; `metainf strategy show` lists candidates"
 
 

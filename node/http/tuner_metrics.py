@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from node.core.operator_limits import Action
+from node.core.strategy import DRAFT_MODEL
 from node.core.tuning import Phase
 
 LABEL_CHARS: Final = 128
@@ -48,10 +49,16 @@ class TunerMetrics:
         yield from _of_owner(self._owner())
 
 
+def _label(name: str) -> str:
+    """Return the name as a label: without draft models, which may be paths of this machine, and cut."""
+    parts = [part for part in name.split("+") if not part.startswith(f"{DRAFT_MODEL}=")]
+    return "+".join(parts)[:LABEL_CHARS]
+
+
 def _of_tuner(facts: Mapping[str, Any]) -> Iterator[Metric]:
     if (name := facts.get("strategy")) is not None:
         info = GaugeMetricFamily("metainf_strategy_info", "The strategy that the engine runs.", labels=("strategy",))
-        info.add_metric((str(name)[:LABEL_CHARS],), 1)
+        info.add_metric((_label(str(name)),), 1)
         yield info
     phases = GaugeMetricFamily("metainf_tuner_phase", "What the tuner is doing: 1 of these.", labels=("phase",))
     for phase in Phase:

@@ -23,7 +23,7 @@ from node.ports import Answer, Replica, Served, ServedAnswer, Streams, Swarm
 from node.services.ask_peer import AskPatience, EngineLost, Flight, PeerAnswer, PeerAsker, Watch
 from node.services.ask_verdict import Tried, away
 from node.services.ask_whom import Whom, unpinned
-from protocol.ids import ModelName, ContentDigest, PeerId
+from protocol.ids import ContentDigest, ModelName, PeerId
 from protocol.limits import ATTEMPT_MAX
 from protocol.load import Load
 

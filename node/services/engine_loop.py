@@ -166,6 +166,8 @@ class EngineLoop:
             wish = self._wish
             if self.record.state is not EngineState.STOPPED:
                 self._apply(EngineEvent.STOP, wish.reason)
+            else:
+                self.record.show(reason=wish.reason)  # it may be another than the one that it was stopped for
             await self.told(wish)
             return
         if self._held is None:

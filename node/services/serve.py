@@ -148,9 +148,10 @@ class LocalReplica:
         outcome = _Outcome()
         self._generating += works
         self._generating_seen += works
+        arrived = self._clock()
         try:
             ticket = await self._door.let_in(prompt, generates=works, wants_turn=works or _burdens(prompt))
-            async with self._at_engine(prompt, outcome) as answer:
+            async with self._at_engine(prompt, outcome, arrived) as answer:
                 yield answer
         except Refused:
             self._refused += 1
@@ -195,14 +196,14 @@ class LocalReplica:
             self._abandoned += 1
 
     @asynccontextmanager
-    async def _at_engine(self, prompt: Prompt, outcome: "_Outcome") -> AsyncIterator[ServedAnswer]:
+    async def _at_engine(self, prompt: Prompt, outcome: "_Outcome", arrived: float) -> AsyncIterator[ServedAnswer]:
         endpoint = self._board.endpoint()
         if endpoint is None:
             raise Refused(refusal(self._board.snapshot()))
         sent = self._as_pulled(prompt)
         self._running += 1
         self._at[endpoint] += 1
-        meter = self._meter(prompt)
+        meter = self._meter(prompt, arrived)
         answering = False
         outcome.interrupted = True
         try:
@@ -232,10 +233,16 @@ class LocalReplica:
             if meter is not None and self._traffic is not None:
                 self._traffic.end(meter, outcome.ending, self._clock())
 
-    def _meter(self, prompt: Prompt) -> AnswerMeter | None:
+    def _meter(self, prompt: Prompt, arrived: float) -> AnswerMeter | None:
         if self._traffic is None:
             return None
-        return self._traffic.begin(prompt, self._board.snapshot(), self._clock())
+        snapshot, now = self._board.snapshot(), self._clock()
+        levers = self._levers
+        # Under a cap of the strategy's prompts wait at the door that would wait in the engine's own queue: it is the
+        # strategy that they wait for. What they waited for the engine itself is not.
+        capped = levers is not None and levers.running is not None and levers.strategy.name == snapshot.strategy
+        since = max(arrived, snapshot.since) if capped else now
+        return self._traffic.begin(prompt, snapshot, now, since=since)
 
     def _as_pulled(self, prompt: Prompt) -> Prompt:
         """Return what the levers make of a prompt, while the engine that they are of is the one that serves.

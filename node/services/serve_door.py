@@ -140,9 +140,7 @@ class Door:
         """Have all who are held ask for their turns, once the engine is ready; nobody is held any more."""
         if not self._ready():
             return
-        order = sorted(
-            self._held.values(), key=lambda each: (each.prompt.requester.kind is not RequesterKind.OWNER, each.number)
-        )
+        order = sorted(self._held.values(), key=_order)
         self._held.clear()
         for each in order:
             if each.wants_turn:

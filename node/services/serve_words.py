@@ -46,7 +46,7 @@ def refusal(snapshot: EngineSnapshot) -> Refusal:
             message=f"The model is being loaded: {snapshot.progress or snapshot.reason}.",
             retry_after=LOADING_RETRY,
         )
-    if snapshot.state is EngineState.STOPPED and snapshot.reason.startswith(PAUSED):
+    if snapshot.reason.startswith(PAUSED):
         return Refusal(
             status=503,
             type="engine_unavailable",

@@ -131,7 +131,6 @@ class Switcher:
         self._patience = patience
         self._first_start = first_start
         self._turn = trio.Lock()
-        self._before: LaunchPlan | None = None  # what ran before the present plan, while it was good
 
     def strategy(self) -> Strategy:
         """Return what the engine runs, or is on its way to."""
@@ -153,27 +152,18 @@ class Switcher:
             reason: why, for `metainf status`.
         """
         async with self._turn:
-            old = self._engine.plan()
-            done = await self._to(replace(self._base, strategy=strategy), reason, fallback=old)
-            if done.done and old.strategy != strategy:
-                self._before = old
-            return done
+            return await self._to(replace(self._base, strategy=strategy), reason, fallback=self._engine.plan())
 
-    async def back(self, reason: str) -> Switched:
-        """Have the engine run what it ran before the present strategy, or the operator's own where that is not known.
+    async def back(self, strategy: Strategy, *, reason: str) -> Switched:
+        """Have the engine run a strategy again that was good, because the present one is not.
 
-        Where what it ran before does not become ready any more, the operator's plan is what is started and kept.
-        Answers are not compared: what runs now is not trusted.
+        Unlike in `switch`, what runs is not trusted: answers are not held against its own, a second engine that fails
+        is followed by a restart, and where the strategy does not become ready, the operator's plan is what is started.
         """
         async with self._turn:
-            plan = self._before or self._base
-            if plan.strategy == self._engine.plan().strategy:
-                plan = self._base
-            fallback = self._base if plan.strategy != self._base.strategy else None
-            done = await self._to(plan, reason, fallback=fallback, going_back=True)
-            if done.serving != self._base.strategy or done.done:
-                self._before = None
-            return done
+            plan = replace(self._base, strategy=strategy)
+            fallback = self._base if strategy != self._base.strategy else None
+            return await self._to(plan, reason, fallback=fallback, going_back=True)
 
     async def _to(
         self, plan: LaunchPlan, reason: str, *, fallback: LaunchPlan | None, going_back: bool = False

@@ -8,6 +8,7 @@ owner's goes first, and a prompt ends an idle one at once.
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from math import log2
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -224,7 +225,7 @@ class TrialRuns:
 
     def _due(self, now: float) -> bool:
         """Whether there may be something to try: the time has come, or all is tried and something new is wanted."""
-        return now >= self._not_before or (self._complete and self._probes() != self._wanted_then)
+        return now >= self._not_before or (self._complete and not _alike(self._probes(), self._wanted_then))
 
     async def _until_back(self) -> None:
         """Wait until the engine is up again (at most for `RELOAD`), or the owner wants it away once more."""
@@ -367,6 +368,20 @@ class TrialRuns:
             self._tell("trials_ended", {"reason": reason, "records": records})
             if records or self._finished:
                 self._tried()
+
+
+def _alike(one: Probes | None, other: Probes | None) -> bool:
+    """Whether the same is wanted: of the traffic, which is never twice the same to the digit, the lengths to a half."""
+    if one is None or other is None:
+        return one is other
+    return one.strategies == other.strategies and _size(one.description) == _size(other.description)
+
+
+def _size(description: Description | None) -> tuple[int, ...] | None:
+    if description is None:
+        return None
+    lengths = (description.prompt_tokens, description.output_tokens)
+    return tuple(0 if each is None else round(2 * log2(max(each.mean, 1.0))) for each in lengths)
 
 
 def _unheard(_: object) -> None:

@@ -17,13 +17,14 @@ from typing import Any, Final
 
 import trio
 
+from node.core.engine_state import EngineState
 from node.core.probes import Probes
 from node.core.strategy import Strategy
 from node.core.switching import CRASHED
 from node.core.tuner_policy import TunerPolicy
 from node.core.tuning import ENGAGED, Phase, TuningEvent
 from node.core.tuning_ledger import Ledger, bans_at, confirmed, serving, workload_ended
-from node.core.tuning_rules import EVERY, LOOK_AT_TRAFFIC, QUIET, UNASKED, Decision, Moment
+from node.core.tuning_rules import EVERY, LOOK_AT_TRAFFIC, PATIENCE, QUIET, UNASKED, Decision, Moment, worth_trials
 from node.core.verification import Level, Verdict
 from node.errors import NodeError, Unavailable
 from node.services.tune_change import Changes
@@ -37,6 +38,8 @@ LOOK: Final = 1.0  # s between looks while something is going on
 REST: Final = 5.0  # s while nothing is
 CRASHES: Final = 3  # unplanned ends within ten minutes: a loop, not an accident
 ASK_AGAIN: Final = 300.0  # s after nobody could tell, if no news come before
+QUIET_PROOF: Final = 3600.0  # s of a verification after which it ends where nobody asks any more
+LONGEST_PROOF: Final = 6 * 3600.0  # s after which it ends anyhow
 NORMAL_90: Final = 1.645  # half-width of a 90 % interval, in standard deviations
 STARTED: Final = "the node has started"
 TRAFFIC_CHANGED: Final = "the traffic has changed"
@@ -61,15 +64,19 @@ class Tuner:
         self._policy = policy
         self._configured = configured
         self._off = off or ("" if policy.enabled else "tuner.enabled is false")
+        # The engine is on its way to what it was started with, whatever ran when the node ended.
+        ledger = replace(ledger, present=hands.switch.strategy())
         self._desk = Desk(hands, policy, ledger, off=self._off)
         self._changes = Changes(self._desk)
         self._decider = Decider(hands, policy)
         self._decided_at = self._looked_at = -inf
+        self._tried_at = -inf  # under the present workload
         self._decision: Decision | None = None
         self._decision_at = 0.0  # wall
         self._decided = self._switched = False  # since the node came up
         self._regret_s = self._regret_sum = 0.0
         self._quiet = 0  # marks of quiet that were passed at the last look
+        self._pressed_at = -inf  # wall: when what was put off for long was asked about again
         self._desk.want(STARTED)
 
     # --- asked by others
@@ -96,6 +103,7 @@ class Tuner:
 
     def tried(self) -> None:
         """Hear that trials were recorded."""
+        self._tried_at = self._hands.clock()
         self._desk.ledger = replace(self._desk.ledger, put_off_since=None)
         self._desk.want("new trials")
 
@@ -112,6 +120,8 @@ class Tuner:
             for ban in bans_at(self._desk.ledger, self._hands.wall())
             if measured.get(ban.strategy) == 0 and ban.strategy not in failed
         ]
+        if not suspects and not worth_trials(decision, since_s=self._hands.clock() - self._tried_at):
+            return None
         wanted = tuple(dict.fromkeys([decision.candidates[0], *suspects, *decision.probes]))
         return Probes(strategies=wanted, description=self._desk.description()) if len(wanted) > 1 else None
 
@@ -162,6 +172,8 @@ class Tuner:
         elif self._desk.phase is Phase.AWAY:
             if self._desk.serves:
                 self._arrive()
+            elif self._desk.broken and self._desk.wish is not None:
+                await self._obey(self._desk.wish)
         elif not self._desk.serves:
             self._desk.go(TuningEvent.AWAY, self._hands.engine().reason)
         elif self._desk.wish is not None:
@@ -210,6 +222,10 @@ class Tuner:
         risen, self._quiet = passed > self._quiet, passed
         if risen and not self._switched and self._decision is not None and self._decision.untried:
             self._desk.want("nobody asks")
+        since, now = self._desk.ledger.put_off_since, self._hands.wall()
+        if since is not None and now - max(since, self._pressed_at) >= PATIENCE:
+            self._pressed_at = now
+            self._desk.want("there was no idle time to try it")
 
     def _look_at_traffic(self, now: float) -> str:
         """Return in words how the traffic changed since the last decision, if it did."""
@@ -220,7 +236,7 @@ class Tuner:
                 self._desk.want("the traffic is known now")
             return ""
         if changed := self._hands.watch.changed(before, now):
-            usual = self._policy.horizon_s
+            usual, self._tried_at = self._policy.horizon_s, -inf
             self._desk.ledger = workload_ended(self._desk.ledger, self._hands.wall(), usual=usual)
             self._desk.want(f"{TRAFFIC_CHANGED}: {changed}")
         return changed
@@ -249,10 +265,12 @@ class Tuner:
             self._desk.go(TuningEvent.KEEP, decision.why)
         elif self._desk.wish is None:
             self._desk.go(TuningEvent.GO, f"{decision.why}: {decision.chosen.name}")
-            untried = decision.untried_taken
-            self._switched |= await self._changes.switch(
-                decision.chosen, decision.foretold, decision.why, rehearsed=untried
-            )
+            # What is dared while nobody asks is rehearsed first; what is dared before people's eyes is judged by them.
+            alone = decision.untried_taken and decision.exposure is None
+            begun = await self._changes.switch(decision.chosen, decision.foretold, decision.why, rehearsed=alone)
+            self._switched |= begun
+            if decision.dared and begun:
+                self._desk.ledger = replace(self._desk.ledger, dared_at=self._hands.wall())
         else:
             self._desk.go(TuningEvent.KEEP, "its owner wishes something else")
 
@@ -270,7 +288,6 @@ class Tuner:
             baseline=moment.description,
             workload_since=wall if started is None and moment.description is not None else started,
             put_off_since=(ledger.put_off_since or wall) if decision.untried else None,
-            dared_at=wall if decision.dared else ledger.dared_at,
         )
 
     # --- switching
@@ -300,14 +317,14 @@ class Tuner:
         now = self._hands.clock()
         if now - self._looked_at >= LOOK_AT_TRAFFIC and (changed := self._look_at_traffic(now)):
             # What came before was asked for something else: neither is it held against that, nor called good.
-            self._desk.ledger = confirmed(self._desk.ledger, good=False)
-            self._desk.last_proof, self._desk.proof = proof, None
-            self._desk.go(TuningEvent.UNJUDGED, f"{TRAFFIC_CHANGED} meanwhile: {changed}")
+            self._leave(proof, f"{TRAFFIC_CHANGED} meanwhile: {changed}")
             return
         judged = proof.look(self._hands.watch, now)
         if proof.wants_level():
             await self._ask_level(proof)
         if judged is None or judged.verdict is Verdict.UNDECIDED:
+            if self._too_long(proof, now):
+                self._leave(proof, "too few answers came to tell")
             return
         if judged.verdict is Verdict.CONTRADICTED:
             if self._changes.may_return:
@@ -317,6 +334,17 @@ class Tuner:
         self._desk.ledger = confirmed(self._desk.ledger, good=good)
         self._desk.last_proof, self._desk.proof = proof, None
         self._desk.go(TuningEvent.CONFIRMED if good else TuningEvent.UNJUDGED, judged.reason)
+
+    def _too_long(self, proof: Proof, now: float) -> bool:
+        """Tell whether to wait no longer for answers: meanwhile nothing is tried, learnt or decided."""
+        lasted = now - proof.since
+        return lasted >= LONGEST_PROOF or (lasted >= QUIET_PROOF and self._desk.quiet_s >= QUIET)
+
+    def _leave(self, proof: Proof, why: str) -> None:
+        """End a verification without a verdict: the strategy stays, and is not called good."""
+        self._desk.ledger = confirmed(self._desk.ledger, good=False)
+        self._desk.last_proof, self._desk.proof = proof, None
+        self._desk.go(TuningEvent.UNJUDGED, why)
 
     async def _ask_level(self, proof: Proof) -> None:
         """Ask what the strategy before would take for these very answers."""
@@ -336,8 +364,9 @@ class Tuner:
         """Tell whether the engine ends again and again under what can be taken back."""
         if self._desk.phase not in (Phase.AWAY, Phase.STEADY, Phase.FIXED, Phase.VERIFYING) or self._configured:
             return False
-        looping = self._hands.troubles() >= CRASHES and self._desk.ledger.present == self._desk.runs
-        return looping and self._changes.may_return
+        hopeless = self._hands.engine().state is EngineState.FAILED
+        looping = hopeless or self._hands.troubles() >= CRASHES
+        return looping and self._desk.ledger.present == self._desk.runs and self._changes.may_return
 
     # --- bookkeeping
 

@@ -45,12 +45,16 @@ class Changes:
         self._desk = desk
         self._hands = desk.hands
         self._returned_at = -inf
+        self._gone: Strategy | None = None  # it was good, and did not come up when it was gone back to
 
     @property
     def may_return(self) -> bool:
         """Whether there is something to go back to, and the last try is a while ago."""
-        there = target(self._desk.ledger, self._desk.default) is not None
-        return there and self._hands.clock() - self._returned_at >= RETURN_AGAIN
+        return self._target() is not None and self._hands.clock() - self._returned_at >= RETURN_AGAIN
+
+    def _target(self) -> Strategy | None:
+        """Return what to go back to: the last good strategy; the default where that did not come up any more."""
+        return target(self._desk.ledger, self._desk.default, without=self._gone)
 
     async def switch(
         self, strategy: Strategy, foretold: Gain | None, why: str, *, wished: bool = False, rehearsed: bool = False
@@ -64,7 +68,9 @@ class Changes:
 
         async def work() -> None:
             nonlocal taken
-            first = () if wished else await self._rehearse()
+            # Somebody's prompts would be measured with it, and slowed.
+            quiet = not wished and self._desk.quiet_s >= REHEARSED_AFTER
+            first = await self._rehearse() if quiet else ()
             if rehearsed and self._hands.rehearse is not None and len(first) < LEAST_REHEARSED:
                 raise Unavailable("somebody wants answers: it could not be rehearsed")
             taken = True
@@ -100,8 +106,9 @@ class Changes:
         self, watching: trio.CancelScope, waiting: trio.CancelScope, overruled: Callable[[], bool]
     ) -> None:
         with watching:
+            broken = self._desk.broken  # then there is nothing to wait for that could go away
             # The engine's state and its owner's wishes owe us no event; a look costs nothing.
-            while self._desk.serves and not overruled():  # noqa: ASYNC110
+            while (self._desk.serves or broken) and not overruled():  # noqa: ASYNC110
                 await trio.sleep(LOOK)
             if not watching.cancel_called:  # or the turn came before this task's first step
                 waiting.cancel()
@@ -124,8 +131,11 @@ class Changes:
         self._desk.ledger = switched(self._desk.ledger, trust, down_s=done.down_s, now=hands.wall())
         self._desk.not_before = hands.clock() + DWELL
         if wished:
-            self._desk.wish = None if self._desk.wish == strategy else self._desk.wish
-            self._desk.ledger = replace(self._desk.ledger, trust=None, mode="fixed", fixed=strategy, good=strategy)
+            held = self._desk.wish == strategy  # else its owner left it to the tuner meanwhile, or wants another
+            self._desk.wish = None if held else self._desk.wish
+            self._desk.ledger = replace(self._desk.ledger, trust=None, good=strategy)
+            if held:
+                self._desk.ledger = replace(self._desk.ledger, mode="fixed", fixed=strategy)
             self._desk.go(TuningEvent.DONE_FIXED, f"{done.reason or 'done'} ({done.how})")
             return
         self._desk.proof = Proof(
@@ -176,7 +186,7 @@ class Changes:
 
     async def go_back(self, reason: str, event: TuningEvent, *, kind: str = "") -> None:
         """Go back to the last good strategy; what runs is banned and told of."""
-        bad, back = self._desk.runs, target(self._desk.ledger, self._desk.default)
+        bad, back = self._desk.runs, self._target()
         if back is None:
             return
         wall = self._hands.wall()
@@ -194,7 +204,7 @@ class Changes:
 
         async def work() -> None:
             nonlocal done
-            done = await self._hands.switch.switch(back, reason=f"{bad.name}: {reason}")
+            done = await self._hands.switch.back(back, reason=f"{bad.name}: {reason}")
 
         if event is not TuningEvent.CRASHES:
             with trio.move_on_after(TURN_TO_RETURN) as patience:
@@ -212,8 +222,9 @@ class Changes:
 
     def _came_back(self, bad: Strategy, back: Strategy, done: Switched | None) -> None:
         wall, lost = self._hands.wall(), 0.0 if done is None else done.down_s
+        self._gone = back
         if done is not None and done.result == DONE:
-            self._desk.proof = None
+            self._gone, self._desk.proof = None, None
             self._desk.ledger = returned(self._desk.ledger, back, down_s=lost, now=wall)
             if self._desk.ledger.mode == "fixed":
                 self._desk.ledger = replace(self._desk.ledger, fixed=back)

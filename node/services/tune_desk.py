@@ -107,6 +107,11 @@ class Desk:
         return self.hands.engine().state is EngineState.READY
 
     @property
+    def broken(self) -> bool:
+        """Whether it does not come up, or is waited with until it is started once more."""
+        return self.hands.engine().state in (EngineState.BACKOFF, EngineState.FAILED)
+
+    @property
     def runs(self) -> Strategy:
         """What it runs, or is on its way to."""
         return self.hands.switch.strategy()

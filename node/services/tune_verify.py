@@ -54,7 +54,7 @@ class Proof:
         """Judge by what came so far; None where nothing new did."""
         if self.rehearsed is not None and self.rehearsed.verdict is Verdict.CONTRADICTED:
             return self.rehearsed
-        answers, failures = self.after(watch), watch.failures(self.since)
+        answers, failures = self.after(watch), watch.failures(self.since, self.trust.strategy.name)
         answered, failed = self._seen
         if (len(answers), failures) == self._seen and now - self._judged_at < LOOK_ANYWAY:
             return None
@@ -120,7 +120,7 @@ def seen_before(
     since = answers[0].at if answers else begin
     ours = [Timed(began=now - one.latency / MICRO, at=now, strategy=strategy, measured=one) for one in rehearsal]
     points = [point for one in ours for point in samples([one])] + samples(answers)  # ours came one by one: no load
-    return basis(points, tail=tails(objective)), answers, watch.failures(since)
+    return basis(points, tail=tails(objective)), answers, watch.failures(since, strategy)
 
 
 def tails(objective: str) -> bool:

@@ -194,6 +194,8 @@ class EngineYielding:
             while not self._ending:
                 news, seen = self._news, self._engine.snapshot()
                 await self._look()
+                if self._ending:
+                    break
                 self._verdict = self._judge()
                 self._act(self._engine, self._verdict, nursery)
                 await self._forget_pause()

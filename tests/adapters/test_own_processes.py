@@ -21,6 +21,12 @@ def test_children_of_children_are_ours_and_a_game_is_not(tmp_path: Path) -> None
     assert [foreign(pid, proc=tmp_path, me=ME) for pid in (ME, 101, 103, 200, 201)] == [False, False, False, True, True]
 
 
+def test_the_first_process_of_a_container_knows_its_own(tmp_path: Path) -> None:
+    for pid, parent in ((1, 0), (5, 1), (6, 5)):
+        process(tmp_path, pid, parent)
+    assert [foreign(pid, proc=tmp_path, me=1) for pid in (1, 5, 6)] == [False, False, False]
+
+
 @pytest.mark.parametrize("name", ["a) b", "(((", ") S 100 1"])
 def test_a_program_s_name_does_not_mislead(tmp_path: Path, name: str) -> None:
     process(tmp_path, 300, 1, name)

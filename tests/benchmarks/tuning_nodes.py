@@ -201,13 +201,20 @@ class Paper:
         self._kept.ran.append(Ran(begin=now, strategy=self._world.index(strategy), down_s=down, judged_until=now))
         return Came(reason=reason, down_s=down)
 
+    async def back(self, strategy: Strategy, *, reason: str) -> "Came":
+        return await self.switch(strategy, reason=reason)
+
     # -- its traffic
 
     def description(self, now: float) -> Description | None:
         self._catch_up()
         found = self.watch.description(now)
-        if found is not None:
-            self._described[hash(found)] = self._workload()
+        if found is None:
+            return None
+        # Few prompts stand for all: their lengths are the traffic's, the time that they take is not.
+        begin = self._clock.now() - found.span_s
+        found = replace(found, busy_share=float(np.mean([self._node.busy(begin + at) for at in (0.0, found.span_s)])))
+        self._described[hash(found)] = self._workload()
         return found
 
     def changed(self, since: Description, now: float) -> str:
@@ -218,8 +225,8 @@ class Paper:
         self._catch_up()
         return self.watch.answers(since)
 
-    def failures(self, since: float) -> int:
-        return self.watch.failures(since)
+    def failures(self, since: float, strategy: str | None = None) -> int:
+        return self.watch.failures(since, strategy)
 
     def _ever_asked(self) -> int:
         self._catch_up()

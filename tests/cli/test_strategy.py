@@ -113,8 +113,10 @@ def test_set_tells_what_goes_on_and_that_it_was_given_up(
         FACTS | {"phase": "waiting", "reason": "others go first"},
         FACTS | {"phase": "switching", "reason": "the engine starts"},
         FACTS | {"phase": "away", "reason": "on its way back"},
-        FACTS | {"phase": "steady", "strategy": "default", "reason": "out of memory", "failed_starts": 2},
+        FACTS | {"phase": "steady", "strategy": "default", "reason": "default serves", "failed_starts": 2},
     ]
+    step = {"from": "switching", "to": "away", "event": "failed", "reason": "out of memory"}
+    canned_node.answer("GET", "/strategy/history", {"history": [step | {"reason": "long ago"}, step, *HISTORY]})
     canned_node.answer("GET", "/strategy", FACTS)
     canned_node.answer("POST", "/strategy", FACTS, status=202)
     monkeypatch.setattr(strategy_verbs.time, "sleep", lambda _: canned_node.answer("GET", "/strategy", course.pop(0)))
@@ -132,10 +134,10 @@ def test_set_waits_for_no_engine_that_does_not_come_by_itself_and_says_that_the_
 ) -> None:
     monkeypatch.setattr(strategy_verbs, "BEGINS", 0.0)
     looks = iter(range(3))
-    away = FACTS | {"phase": "away", "reason": "paused by its owner"}
+    away = FACTS | {"phase": "away", "reason": "the engine does not serve yet"}
     canned_node.answer("GET", "/strategy", away)
     canned_node.answer("POST", "/strategy", away, status=202)
-    canned_node.answer("GET", "/status", STATUS | {"engine": {"state": engine}})
+    canned_node.answer("GET", "/status", STATUS | {"engine": {"state": engine, "reason": "paused"}})
 
     def look(_: float) -> None:
         if next(looks, None) is None:  # by then who does not wait has ended
@@ -145,7 +147,7 @@ def test_set_waits_for_no_engine_that_does_not_come_by_itself_and_says_that_the_
     found, out, _ = metainf("strategy", "set", "seqs:16")
     assert found == code
     assert ("seqs:16 is noted" in out) == (code == 75)
-    assert ("paused by its owner" in out) == (code == 75)
+    assert ("serves again: paused" in out) == (code == 75)
 
 
 def test_set_that_waits_for_nothing_says_where_to_look(canned_node: CannedNode, metainf: Metainf) -> None:

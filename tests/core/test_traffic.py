@@ -266,7 +266,8 @@ def test_the_watch_is_told_of_everything_whether_a_window_is_open_or_not() -> No
     kept = traffic.watch.answers(0.0)
     assert [(each.began, each.at) for each in kept] == [(10.0 * index, 10.0 * index + 1.0) for index in range(20)]
     assert {(each.strategy, each.asked_bytes) for each in kept} == {(READY.strategy, len(body))}
-    assert traffic.watch.failures(0.0) == 1
+    assert traffic.watch.failures(0.0) == traffic.watch.failures(0.0, "default") == 1
+    assert traffic.watch.failures(0.0, "another") == 0
     found = traffic.watch.description(230.0)
     assert found is not None
     assert (found.requests, found.span_s, found.busy_share) == (20, 230.0, pytest.approx(23 / 230))

@@ -17,6 +17,7 @@ from node.core.strategy import DEFAULT, Speculation, Strategy
 from node.core.traffic import LEAST_ANSWERS, Arrivals, Window, life_of
 from node.core.traffic_records import FAILURES, failure_record, record_of, rough, rough_share
 from node.core.workload import Description
+from node.core.workload_change import Sample, Samples
 from node.core.workloads import Lengths
 from protocol import records, schema
 from protocol.errors import LocalProtocolError
@@ -248,6 +249,7 @@ ASKED = Description(
     copy_share=0.4567,
     busy_share=0.5,
     span_s=7000.0,
+    samples=Samples(prompt=Sample(count=40), output=Sample(count=40), copied=Sample(count=10)),
 )
 
 
@@ -275,6 +277,14 @@ def test_what_a_failed_strategy_was_meant_for_is_told_as_roughly_as_traffic_is()
         "streaming_ppm": 990_000,
         "copy_ppm": 450_000,
     }
+
+
+def test_figures_of_fewer_than_ten_answers_are_not_told_with_a_failure_either() -> None:
+    few = Samples(prompt=Sample(count=40), output=Sample(count=1), copied=Sample(count=9))
+    asked = replace(ASKED, output_tokens=Lengths(mean=777.0, p50=777, p95=777), samples=few)
+    told = failure_record(SETTING, DEFAULT, asked, "crashed")(body().stamp).workload
+    assert (told.output_tokens_mean_milli, told.output_tokens_p50, told.copy_ppm) == (None, None, None)
+    assert told.prompt_tokens_p50 == 1100
 
 
 def test_a_failure_of_which_records_know_nothing_and_a_path_of_this_machine_are_refused() -> None:

@@ -69,6 +69,14 @@ def test_a_ban_doubles_from_a_day_to_sixty_and_ends() -> None:
     assert bans_at(ledger, LONGEST_BAN) == ()
 
 
+def test_what_is_forbidden_for_the_present_workload_may_be_chosen_for_the_next() -> None:
+    ledger = banned(banned(KEPT, BAD, reason="slow", now=0.0), DEFAULT, reason="slow here", now=0.0, here=True)
+    assert {ban.strategy for ban in bans_at(ledger, 100.0)} == {BAD, DEFAULT}
+    after = workload_ended(ledger, 100.0, usual=6000.0)
+    assert [ban.strategy for ban in bans_at(after, 100.0)] == [BAD]
+    assert bans_at(banned(after, DEFAULT, reason="again", now=200.0, here=True), 200.0)[0].count == 2
+
+
 def test_bans_and_history_are_bounded() -> None:
     ledger = KEPT
     for at in range(BANS + 10):
@@ -109,3 +117,14 @@ def test_how_long_workloads_last_is_learnt_and_a_long_one_is_expected_to_last_as
     assert ended.span_s == pytest.approx(4800.0)
     assert horizon(ended, 2000.0, usual=6000.0) == pytest.approx(4800.0)
     assert horizon(ended, 12_000.0, usual=6000.0) == 10_000.0
+
+
+def test_what_stood_in_the_settings_and_does_no_more_is_no_wish_any_more() -> None:
+    configured = Strategy(max_num_seqs=4)
+    kept = opened(None, "key", configured)
+    assert (kept.mode, kept.fixed) == ("fixed", configured)
+    assert initial(kept, "key", None, DEFAULT) == DEFAULT
+    assert (opened(kept, "key", None).mode, opened(kept, "key", None).fixed) == ("auto", None)
+    wished = Ledger(key="key", mode="fixed", fixed=configured)
+    assert initial(wished, "key", None, DEFAULT) == configured
+    assert opened(wished, "key", None).mode == "fixed"

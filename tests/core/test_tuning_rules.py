@@ -9,7 +9,10 @@ from node.core.learning import Advice, Gain, Probe
 from node.core.strategy import DEFAULT, Strategy
 from node.core.tuning_rules import (
     DARED_AGAIN,
+    EXPLORED_AGAIN,
+    OPEN,
     PATIENCE,
+    TRIED_ENOUGH,
     UNASKED,
     Decision,
     Moment,
@@ -17,6 +20,7 @@ from node.core.tuning_rules import (
     decide,
     exposure,
     waiting,
+    worth_trials,
 )
 from node.core.workload import Description
 
@@ -100,6 +104,28 @@ def test_with_a_gap_others_word_is_enough_only_where_nobody_ever_asked_or_peers_
 def test_what_is_put_off_is_the_first_to_be_tried_beside_the_default() -> None:
     assert made(advice()).probes == (DEFAULT, GOOD, OTHER)
     assert made(advice(measured=1)).probes == (DEFAULT, OTHER)
+
+
+def test_what_was_tried_twice_under_this_workload_is_not_tried_a_third_time() -> None:
+    assert made(replace(advice(measured=1), measured=(5, 1, TRIED_ENOUGH - 1))).probes == (DEFAULT, OTHER)
+    assert made(replace(advice(measured=1), measured=(5, 1, TRIED_ENOUGH))).probes == ()
+
+
+def test_idle_minutes_are_kept_for_the_next_workload_unless_the_best_is_untried_or_much_is_open() -> None:
+    little = replace(advice(measured=2), probes=(Probe(index=2, value=0.2, saves=OPEN),))
+    assert worth_trials(made(little), since_s=inf)
+    assert not worth_trials(made(little), since_s=EXPLORED_AGAIN - 1)
+    assert worth_trials(made(little), since_s=EXPLORED_AGAIN)
+    assert worth_trials(made(replace(little, measured=(5, 0, 0))), since_s=0.0)
+    much = replace(little, probes=(Probe(index=2, value=0.2, saves=OPEN + 0.01),))
+    assert worth_trials(made(much), since_s=0.0)
+    assert not worth_trials(made(replace(much, measured=(5, 2, 1))), since_s=0.0)
+    assert not worth_trials(made(replace(little, measured=(5, 2, TRIED_ENOUGH))), since_s=inf)
+
+
+def test_without_advice_what_runs_goes_on_though_it_is_not_the_default() -> None:
+    kept = decide(advice(index=None), CANDIDATES, current=1, moment=ASKED, past=Past(), gapless=False, most_a_day=24)
+    assert (kept.chosen, kept.best) == (None, GOOD)
 
 
 def test_a_node_that_is_never_idle_dares_after_a_while_and_once_a_day() -> None:

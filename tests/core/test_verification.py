@@ -44,6 +44,34 @@ def test_the_first_answers_after_a_switch_hardly_ever_send_an_equal_back(before:
     assert Verdict.CONTRADICTED not in found  # of 1,000: none; with a risk of .1 for looks at each answer 16 to 19
 
 
+def test_what_is_usual_by_a_dozen_answers_is_not_taken_for_exact() -> None:
+    found = [play(seed, 0.0, before=12, most=160)[0].verdict for seed in range(80)]
+    assert found.count(Verdict.CONTRADICTED) <= 3  # none; 32 if the dozen's own error were left out
+
+
+def test_another_traffic_after_the_switch_is_not_the_strategy_s_fault_though_its_lengths_do_not_explain_it() -> None:
+    rng = random.Random(5)  # noqa: S311
+    base = basis([draw(rng, 0.0) for _ in range(256)], tail=False)
+    drawn = (draw(rng, 0.45) for _ in range(1000))  # every prompt costs half as much again, and they are longer
+    longer = [one for one in drawn if one.features[0] > 5.5][:100]
+    assert judge(Case(before=base, after=longer)).verdict is Verdict.UNDECIDED
+    assert judge(Case(before=base, after=[draw(rng, 0.45) for _ in range(100)])).verdict is Verdict.CONTRADICTED
+
+
+@pytest.mark.parametrize(
+    ("shift", "moved"),
+    [((0.0, 0.0, 0.0), False), ((0.8, 0, 0), True), ((0, -0.8, 0), True), ((0, 0, 0.8), True), ((0, 0, -0.8), False)],
+)
+def test_longer_or_shorter_prompts_and_more_of_them_are_another_traffic_but_fewer_may_be_those_who_wait(
+    shift: tuple[float, float, float], moved: bool
+) -> None:
+    rng = random.Random(6)  # noqa: S311
+    before = usual([(tuple(rng.gauss(3, 1) for _ in range(3)), rng.gauss(0, SD)) for _ in range(200)])
+    after = [tuple(rng.gauss(3 + apart, 1) for apart in shift) for _ in range(60)]
+    assert before.moved(after) is moved
+    assert not before.moved(after[:3])
+
+
 def test_twice_as_slow_is_caught_within_six_answers_in_the_middle() -> None:
     found = [play(seed, log(2)) for seed in range(40)]
     assert all(judged.verdict is Verdict.CONTRADICTED for judged, _ in found)

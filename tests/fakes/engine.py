@@ -30,6 +30,7 @@ class FakeFault:
     tail: tuple[str, ...] = ()
     answer: bytes | None = None  # in place of every whole answer
     says: str = ""  # the first of the greedy tokens, in place of the sound ones
+    slower: float = 1.0  # so many times as long for each token, the first included
 
 
 @dataclass
@@ -175,7 +176,8 @@ class FakeStream:
         if self._told > self._engine.tokens:
             await trio.lowlevel.checkpoint()
             return b""
-        with trio.move_on_after(self._engine.token_time if self._told else self._engine.prefill_time):
+        usual = self._engine.token_time if self._told else self._engine.prefill_time
+        with trio.move_on_after(usual * self._process.fault.slower):
             await self._process.wait()
         if not self._process.alive:
             raise Broken("the engine has died")

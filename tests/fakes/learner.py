@@ -39,11 +39,11 @@ class Teaching:
 
 
 class FakeLearner:
-    """Starts, learns, answers and dies as it is told. `answers` by question; a delay in seconds with each."""
+    """Starts, learns, answers and dies as it is told. `answers` by question, or what makes them; `slow`: delays, s."""
 
     def __init__(self) -> None:
         self.teachings: list[Teaching] = []  # of the next lessons; as they should go when there is none
-        self.answers: dict[str, Said] = {
+        self.answers: dict[str, Said | Callable[[dict[str, Any]], Said]] = {
             "train": {"begun": True},
             "state": FIGURES,
             "pause": {"paused": True},
@@ -113,7 +113,8 @@ class FakeLearner:
             raise Unavailable("the learner refuses")
         if do in ("pause", "resume"):
             self.paused_until = trio.current_time() + float(str(what.get("seconds", 0.0)))
-        return self.answers[do]
+        answer = self.answers[do]
+        return answer(what) if callable(answer) else answer
 
     async def _learn(self, teaching: Teaching) -> None:
         left = teaching.seconds

@@ -134,7 +134,7 @@ class World:
         slow: by strategy, how many times as slow as the default it truly is.
         results: of the next switches by strategy, what they come to; `done` where there is none.
         start_s: that a start takes. start_first: switches leave no gap.
-        rate: prompts a second. usual_s: an answer's middle time. noise: sd of its log.
+        rate: prompts a second. usual_s: an answer's middle time. noise: sd of its log. prompt_tokens: in the middle.
     """
 
     def __init__(
@@ -151,7 +151,8 @@ class World:
         self.slow: dict[Strategy, float] = {}
         self.results: dict[Strategy, str] = {}
         self.start_s, self.start_first = 30.0, False
-        self.rate, self.usual_s, self.noise = 0.0, 5.0, 0.4
+        self.rate, self.usual_s, self.noise, self.prompt_tokens = 0.0, 5.0, 0.4, exp(5.0)
+        self._plans: list[tuple[float, Callable[[World], object]]] = []
         self.failing: set[Strategy] = set()  # their answers are broken off
         self.has_peers = False
         self.rehearsing = rehearsing
@@ -262,6 +263,9 @@ class World:
         down = 0.0 if self.start_first else starts
         return FakeSwitched(result=result, how="start_first" if self.start_first else "restart", reason="", down_s=down)
 
+    async def back(self, strategy: Strategy, *, reason: str) -> FakeSwitched:
+        return await self.switch(strategy, reason=reason)
+
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         if self.no_turn:
@@ -284,13 +288,13 @@ class World:
         while self._state is not EngineState.READY:
             await self._serving.wait()
         began, runs = trio.current_time(), self._runs
-        prompt, output = self.rng.lognormvariate(5.0, 0.7), self.rng.lognormvariate(4.0, 0.5)
+        prompt, output = self.rng.lognormvariate(log(self.prompt_tokens), 0.7), self.rng.lognormvariate(4.0, 0.5)
         usual = self.usual_s * (output / exp(4.0))
         self.watch.arrived(began)
         if runs in self.failing:
             await trio.sleep(0.1)
             self.watch.gone(trio.current_time())
-            self.watch.failed(trio.current_time())
+            self.watch.failed(trio.current_time(), runs.name)
             return
         usual *= exp(self.rng.gauss(0.0, self.noise))
         await trio.sleep(usual * self.slow.get(runs, 1.0))
@@ -324,8 +328,22 @@ class World:
                 script(self)
             if self._state is EngineState.STARTING:
                 self.up()
+            for after, change in self._plans:
+                nursery.start_soon(self._later, after, change)
             await trio.sleep(seconds)
             nursery.cancel_scope.cancel()
+
+    def at(self, seconds: float, change: Callable[["World"], object]) -> None:
+        """Have something happen so long after the beginning; to be called by the script."""
+        self._plans.append((seconds, change))
+
+    async def _later(self, after: float, change: Callable[["World"], object]) -> None:
+        await trio.sleep(after)
+        change(self)
+
+    def told_steps(self, step: str) -> list[Mapping[str, Any]]:
+        """Return what was told of steps of one kind, those among them that history leaves out."""
+        return [facts for event, facts in self.told if event == "tuner" and facts["step"] == step]
 
     @property
     def steps(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from node.core.engine_state import LENT, EngineSnapshot, EngineState
 from node.core.levers import Levers
 from node.core.prompt import OWNER, Prompt, Requester, RequesterKind
 from node.core.strategy import Strategy
+from node.core.traffic import Traffic
 from node.errors import Refused
 from node.ports import Endpoint
 from node.services.serve import LocalReplica
@@ -42,7 +44,10 @@ class Stage:
         self.upstream = FakeUpstream(script)
         self.limits = AdmissionLimits(running=running, waiting=waiting, longest_wait=10.0, longest_hold=HOLD)
         self.admission = Admission(self.limits)
-        self.replica = LocalReplica(node="us", board=self.board, upstream=self.upstream, admission=self.admission)
+        self.traffic = Traffic()
+        self.replica = LocalReplica(
+            node="us", board=self.board, upstream=self.upstream, admission=self.admission, traffic=self.traffic
+        )
         self.answered: list[str] = []
         self.refused: list[tuple[str, int, str, float]] = []
 
@@ -297,6 +302,22 @@ async def test_levers_cap_salt_and_rank_prompts_until_they_are_let_go(autojump_c
         await wait_all_tasks_blocked()
         assert (stage.upstream.at_work, stage.upstream.requests[-1].body) == (3, b"{}")
         nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_at_a_cap_of_the_strategy_waits_for_the_strategy_and_not_for_the_engine_s_return(
+    autojump_clock: object,
+) -> None:
+    stage, wanted = Stage(), Strategy(max_num_seqs=1)
+    stage.upstream.answer_with = lambda _: Script([partial(trio.sleep, 1.0), b'{"usage": {"completion_tokens": 3}}'])
+    stage.replica.set_levers(Levers(strategy=wanted, running=1))
+    stage.show(replace(AWAY, strategy=wanted.name))
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(stage.ask)
+        await trio.sleep(30)
+        stage.show(replace(READY, strategy=wanted.name, since=trio.current_time()))
+    took = sorted(each.measured.latency for each in stage.traffic.watch.answers(0.0))
+    assert [round(each / 1e6) for each in took] == [1, 2, 3]
 
 
 async def test_levers_of_another_strategy_than_the_engine_s_touch_no_prompt(autojump_clock: object) -> None:

@@ -477,21 +477,21 @@ async def test_a_lever_is_let_go_without_a_restart(autojump_clock: trio.testing.
     async with world() as it:
         it.liftable = lambda running, wanted: running == DEFAULT and wanted in (FOUR, DEFAULT)
         await it.switcher.switch(FOUR, reason="fewer")
-        switched = await it.switcher.back("they were not")
+        switched = await it.switcher.back(DEFAULT, reason="they were not")
         assert (switched.how, switched.serving, len(it.engine.launches)) == ("live", DEFAULT, 1)
         assert it.keeper.snapshot().strategy == "default"
 
 
-async def test_going_back_is_to_what_ran_before_and_then_to_the_operator_s_own(
+async def test_going_back_is_to_what_was_good_and_to_what_runs_already_costs_nothing(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with world() as it:
         await it.switcher.switch(FOUR, reason="better")
         await it.switcher.switch(EIGHT, reason="better still")
-        first = await it.switcher.back("it was not")
+        first = await it.switcher.back(FOUR, reason="it was not")
         assert (first.result, first.serving, it.keeper.snapshot().reason) == ("done", FOUR, "it was not")
-        assert (await it.switcher.back("nor was that")).serving == DEFAULT
-        nothing = await it.switcher.back("nor that")
+        assert (await it.switcher.back(DEFAULT, reason="nor was that")).serving == DEFAULT
+        nothing = await it.switcher.back(DEFAULT, reason="nor that")
         assert (nothing.result, nothing.how, nothing.serving) == ("done", "live", DEFAULT)
 
 
@@ -504,7 +504,7 @@ async def test_where_the_last_good_one_does_not_start_any_more_the_operator_s_pl
         await it.switcher.switch(EIGHT, reason="better still")
         it.room = room
         it.engine.faults["seqs:4"] = FakeFault(dies_after=1, code=1, tail=("OSError: gone",))
-        back = await it.switcher.back("it was not")
+        back = await it.switcher.back(FOUR, reason="it was not")
         assert (back.result, back.how, back.serving) == ("start_failed", "restart", DEFAULT)
         now = it.keeper.snapshot()
         assert now.state is S.READY
@@ -527,7 +527,7 @@ async def test_a_strategy_that_keeps_crashing_is_counted_and_can_be_left_while_i
             assert it.keeper.troubles() == count
             if count < 3:
                 await it.until(S.READY)
-        back = await it.switcher.back("it crashes")
+        back = await it.switcher.back(DEFAULT, reason="it crashes")
         assert (back.result, back.how, it.keeper.snapshot().reason) == ("done", "restart", "it crashes")
         assert 16 <= back.took_s <= 18  # without waiting for the backoff
         it.serving().die(signal=11)

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from node.core.strategy import DEFAULT, Strategy
 from node.core.tuner_policy import TunerPolicy
+from node.core.tuning_rules import EXPLORED_AGAIN
 from node.errors import NodeError
 from tests.fakes.tuner_world import GOOD, LIAR, World
 
@@ -101,6 +102,84 @@ def test_a_strategy_that_reality_contradicts_is_taken_back_banned_and_told_of() 
     assert end.flushed == 1
     assert end.steps[-4:] == ["turn", "done", "contradicted", "returned"]
     assert facts["lost_s"] == pytest.approx(60.0)
+
+
+def test_a_default_that_is_worse_than_what_ran_is_left_alone_until_the_traffic_changes() -> None:
+    def lie(here: World) -> None:
+        here.adviser.gains = {GOOD: -0.4}  # the learner takes the default for the better one
+        here.adviser.teach()
+
+    def longer(here: World) -> None:
+        here.prompt_tokens *= 8
+
+    def script(here: World) -> None:
+        here.at(1800.0, lie)
+        here.at(9000.0, longer)
+
+    end = play(world(gains={GOOD: 0.4}, measured={GOOD: 3}, slow={GOOD: 0.6}, rate=0.5), run_for(12_600, script))
+    assert end.switches == [GOOD, DEFAULT, GOOD, DEFAULT, GOOD]  # not ten minutes later again, but for other prompts
+    steps = [str(step["event"]) for step in end.tuner.history()]
+    assert steps.count("contradicted") == 2
+    again = next(step for step in end.told_steps("question") if "traffic has changed" in str(step["reason"]))
+    assert "prompt tokens" in str(again["reason"])
+    bans = end.tuner.facts()["banned"]
+    assert [ban["strategy"] for ban in bans] == ["default"]
+
+
+def test_traffic_that_changes_while_a_strategy_is_verified_ends_that_without_a_verdict() -> None:
+    def learn(here: World) -> None:
+        here.adviser.gains = {GOOD: 0.1}
+        here.adviser.teach()
+
+    def longer(here: World) -> None:
+        here.prompt_tokens, here.usual_s = 8 * here.prompt_tokens, 1.5 * here.usual_s
+
+    def script(here: World) -> None:
+        here.at(600.0, learn)
+        here.at(720.0, longer)
+
+    end = play(world(measured={GOOD: 3}, slow={GOOD: 0.92}, rate=0.4), run_for(1800, script))
+    assert end.switches == [GOOD]
+    assert "contradicted" not in end.steps
+    reasons = [str(step["reason"]) for step in end.tuner.history() if step["event"] == "unjudged"]
+    assert len(reasons) == 1
+    assert "the traffic has changed meanwhile: prompt tokens" in reasons[0]
+    assert end.tuner.facts()["last_good"] == "default"
+    assert end.adviser.asked[-1]["current"] == 2  # decided anew
+
+
+def test_after_trials_nothing_is_tried_for_hours_unless_the_traffic_changes() -> None:
+    def look(here: World) -> None:
+        seen.append(here.tuner.probes() is not None)
+
+    def longer(here: World) -> None:
+        here.prompt_tokens *= 8
+
+    def script(here: World) -> None:
+        here.at(300.0, look)
+        here.at(310.0, lambda world: world.tuner.tried())
+        here.at(400.0, look)
+        here.at(310.0 + EXPLORED_AGAIN, look)
+        here.at(320.0 + EXPLORED_AGAIN, lambda world: world.tuner.tried())
+        here.at(400.0 + EXPLORED_AGAIN, look)
+        here.at(500.0 + EXPLORED_AGAIN, longer)
+        here.at(2000.0 + EXPLORED_AGAIN, look)
+
+    seen: list[bool] = []
+    play(world(measured={GOOD: 1, LIAR: 1}, rate=0.1), run_for(EXPLORED_AGAIN + 2100, script))
+    assert seen == [True, False, True, False, True]
+
+
+def test_trials_end_as_soon_as_the_owner_wishes_something() -> None:
+    def lent(here: World) -> None:
+        here.up()
+        here.at(60.0, lambda world: world.down("lent to trials"))
+        here.at(70.0, lambda world: (checked.append(world.tuner.engaged()), world.tuner.fix(GOOD)))
+        here.at(71.0, lambda world: checked.append(world.tuner.engaged()))
+
+    checked: list[bool] = []
+    play(world(), run_for(100, lent))
+    assert checked == [False, True]
 
 
 def test_what_was_banned_is_not_chosen_again_after_a_restart_of_the_node() -> None:

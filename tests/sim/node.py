@@ -19,9 +19,11 @@ from node.adapters.http_server.server import Bind, TcpBind
 from node.app import run
 from node.core.address import BindAddress
 from node.core.admission import AdmissionLimits
+from node.core.operator_limits import Limits
 from node.core.own_records import Setting
 from node.core.strategy import DEFAULT
-from node.hands import Hands, Reports, SwarmHands
+from node.core.tuner_policy import TunerPolicy
+from node.hands import Hands, OwnerHands, Reports, SwarmHands
 from node.http.asgi import App, Message
 from node.http.config import HttpLimits
 from node.learner_ports import LearnerHands
@@ -29,8 +31,10 @@ from node.policies import Policies, SwarmPolicies
 from node.ports import Endpoint, LaunchPlan
 from node.services.learn import LearnerPolicy
 from node.services.tend import TendLimits
+from node.services.trial_runs import TrialPolicy
 from node.supervise import StopWish
 from node.trial_ports import TrialHands
+from node.tuner_hands import TunerTools
 from protocol.ids import PeerId
 from protocol.performance import PERFORMANCE
 from tests.fakes.engine import FakeEngine, FakeLauncher, FakeUpstream
@@ -105,6 +109,11 @@ class SimNode:
         trials: TrialHands | None = None,
         learner: LearnerHands | None = None,
         learner_policy: LearnerPolicy | None = None,
+        tuner: TunerTools | None = None,
+        tuner_policy: TunerPolicy | None = None,
+        owner: OwnerHands | None = None,
+        limits: Limits | None = None,
+        trial_policy: TrialPolicy | None = None,
     ) -> None:
         self.engine = engine
         self.history = history or FakeHistory(PERFORMANCE, now_us=clock)
@@ -113,6 +122,11 @@ class SimNode:
         self._trials = trials
         self._learner = learner
         self._learner_policy = learner_policy or LearnerPolicy()
+        self._tuner = tuner
+        self._tuner_policy = tuner_policy or TunerPolicy()
+        self._owner = owner or OwnerHands()
+        self._limits = limits or Limits()
+        self._trial_policy = trial_policy or TrialPolicy()
         self.peer_id = str(PeerId.from_public_key(public_key))
         self._public_key = public_key
         self._among = among
@@ -141,7 +155,10 @@ class SimNode:
             keys=(),
             http=HttpLimits(),
             server=ServerLimits(),
+            trials=self._trial_policy,
             learner=self._learner_policy,
+            tuner=self._tuner_policy,
+            limits=self._limits,
             swarm=self._among[1] if self._among is not None else None,
         )
 
@@ -159,6 +176,8 @@ class SimNode:
             swarm=self._among[0] if self._among is not None else None,
             trials=self._trials,
             learner=self._learner,
+            tuner=self._tuner,
+            owner=self._owner,
         )
         try:
             # In virtual time the loop is never late, and every look at it is a jump of the clock.

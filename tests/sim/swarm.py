@@ -18,6 +18,7 @@ from node.hands import SwarmHands, dht_rules
 from node.history import doubt_of
 from node.policies import SwarmPolicies
 from node.services.serve_peers import PeerLimits
+from node.tuner_hands import TunerTools
 from protocol.addresses import Address, Reach
 from protocol.ids import PUBLIC_SWARM, Epoch, PeerId, SwarmId
 from protocol.performance import PERFORMANCE
@@ -60,12 +61,14 @@ class SimSwarm:
         access: Access | None = None,
         swarm: SwarmId = PUBLIC_SWARM,
         setting: Setting | None = None,
+        tuner: TunerTools | None = None,
     ) -> SimNode:
         """Start a node; returns once its API answers. A name that was used before is the same identity again.
 
         Args:
             join: names of nodes to join through.
             setting: what its engine's records tell of model and machine; None: its traffic is not recorded.
+            tuner: what it tunes its engine with; None: it does not.
         """
         key = Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"\0"))
         public_key = key.public_key().public_bytes_raw()
@@ -104,6 +107,7 @@ class SimSwarm:
                     luck=random.Random(seed).random,  # noqa: S311
                     history=self._history_of(name, key),
                     setting=setting,
+                    tuner=tuner,
                 )
                 self.nodes[name] = node
                 up.set()

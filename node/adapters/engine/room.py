@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from node.adapters.engine import embedded_model, leftovers
+from node.adapters.engine import embedded_model, leftovers, model_folder
 from node.adapters.engine.install import describe
 from node.adapters.engine.leftovers import Mark
 from node.adapters.engine.vllm import VllmSetup
@@ -49,9 +49,11 @@ class EngineRoom:
         present = peak_memory(leftovers.find(Mark(tag=self._setup.tag, folder=self._setup.work)))
         if not present:
             return False
-        # The cache is memory that is taken as it fills: the present engine's peak may not have it yet.
-        wanted = (present + (plan.kv_cache_bytes or 0)) * MARGIN
-        return self._machine.memory_available() >= wanted
+        # The cache is memory that is taken as it fills: the present engine's peak may not have it yet. Where nobody
+        # says how large it is, the launcher takes so much of what is free at most.
+        free = self._machine.memory_available()
+        cache = plan.kv_cache_bytes or free // model_folder.LARGEST_KV_SHARE
+        return free >= (present + cache) * MARGIN
 
     def _cuda(self, plan: LaunchPlan) -> bool:
         if plan.kv_cache_bytes is None or plan.strategy.devices > 1:
