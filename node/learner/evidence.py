@@ -24,6 +24,7 @@ from node.learner.table import Floats, Ints, Table
 
 LEVEL_NOISE: Final = 0.1  # log-cost by which one context's level differs from run to run
 DEGREES: Final = 4.0  # of freedom of Student's t: one row that contradicts all others is an accident
+UNKNOWN_WIDTH: Final = 10.0  # log-cost: a factor of twenty thousand either way
 ROUNDS: Final = 4  # of weighing rows by how far off they are; it settles in two or three
 MOST_SURPRISE: Final = 25.0  # times the forecast's variance
 DOUBT: Final = 2.0  # as if so many measurements had come as foretold
@@ -234,7 +235,9 @@ class _Told:
 
 def _prior(forecast: Forecast, default: int | None) -> Floats:
     """Return variances of single costs: so that differences to the default are as unsure as the forecast says."""
-    whole = np.maximum(np.nan_to_num(forecast.half_width, nan=np.inf) / NORMAL_90, LEAST_SIGMA) ** 2
+    # Of what nobody can say how unsure it is, nothing is known; but infinities cannot be inverted.
+    half = np.nan_to_num(forecast.half_width, nan=UNKNOWN_WIDTH, posinf=UNKNOWN_WIDTH)
+    whole = np.maximum(half / NORMAL_90, LEAST_SIGMA) ** 2
     if default is None:
         return whole / 2
     own = float(np.min(whole)) / 2

@@ -42,6 +42,14 @@ def test_without_evidence_the_forecast_is_what_it_was_and_its_widths_too() -> No
     assert np.array_equal(found.level, LEVEL)
 
 
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_what_nobody_can_say_is_unknown_and_evidence_speaks_all_the_same(unknown: float) -> None:
+    rows = [row for run in range(5) for row in trial(TRUE, pair=f"{run}", noise=0.03, seed=run)]
+    gain, sigma = gains(of(rows, width=np.array([0.25, unknown, 0.25, unknown])))
+    assert np.isfinite(sigma).all()
+    assert gain[1] == pytest.approx(np.log(2.0 / 3.0), abs=0.1)
+
+
 def test_much_evidence_is_all_that_counts_whatever_was_foretold() -> None:
     rows = [row for run in range(30) for row in trial(TRUE, pair=f"{run}", noise=0.03, seed=run)]
     gain, sigma = gains(of(rows))
