@@ -137,9 +137,8 @@ def _because(facts: Mapping[str, Any]) -> str:
 
 def _counts(facts: Mapping[str, Any]) -> str:
     failed = facts.get("failed_starts") or 0
-    return f"{facts['switches']} switches, {facts['rollbacks']} taken back" + (
-        f", {failed} never came up" if failed else ""
-    )
+    switches = f"{facts['switches']} switch{'es' * (facts['switches'] != 1)}"
+    return f"{switches}, {facts['rollbacks']} taken back" + (f", {failed} never came up" if failed else "")
 
 
 def _pays(switch: Mapping[str, Any]) -> str:

@@ -305,7 +305,7 @@ class Paper:
 
     async def _rehearse(self) -> Sequence[Measured]:
         cost = self._workload().cost[self._world.index(self._strategy)]
-        took = [math.exp(cost + self._luck.normal(0.0, 0.05)) for _ in range(4)]
+        took = [math.exp(cost + self._luck.normal(0.0, 0.05)) for _ in range(8)]
         await trio.sleep(min(max(took), 60.0))
         return [
             Measured(streamed=True, latency=round(each * MICRO), prompt_tokens=100, output_tokens=100, told=True)
