@@ -167,7 +167,7 @@ class Tuner:
         """Do what the phase asks for, once."""
         self._desk.note_prompts()
         if self._crashes():
-            words = "the engine ends again and again"
+            words = f"the engine ends again and again: {self._hands.engine().reason}"
             await self._changes.go_back(words, TuningEvent.CRASHES, kind=CRASHED)
         elif self._desk.phase is Phase.AWAY:
             if self._desk.serves:
