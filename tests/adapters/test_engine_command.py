@@ -1,6 +1,7 @@
 """What stands on the engine's command line and in its environment, and what must not."""
 
 from pathlib import Path
+from typing import Any
 
 from node.adapters.engine.command import Launch, arguments, environment
 from node.adapters.engine.install import EngineInstall
@@ -14,7 +15,7 @@ PLAN = LaunchPlan(
 )
 
 
-def launch(install: EngineInstall | None = CPU, **changes: bool) -> Launch:
+def launch(install: EngineInstall | None = CPU, **changes: Any) -> Launch:
     return Launch(
         command=("/env/bin/python", "-m", "vllm"),
         install=install,
