@@ -91,7 +91,7 @@ class Tuner:
             raise NodeError(f"the strategy cannot be changed: {self._off}", remedy="restart the node with the tuner on")
         if wrong := self._hands.objections(strategy):
             raise NodeError(f"{strategy.name} cannot run here: {'; '.join(wrong)}", remedy="choose another strategy")
-        self._desk.wish = strategy
+        self._desk.wish, self._desk.wish_after = strategy, -inf
         self._desk.wake()
 
     def release(self) -> None:
@@ -177,7 +177,8 @@ class Tuner:
         elif not self._desk.serves:
             self._desk.go(TuningEvent.AWAY, self._hands.engine().reason)
         elif self._desk.wish is not None:
-            await self._obey(self._desk.wish)
+            if self._hands.clock() >= self._desk.wish_after:
+                await self._obey(self._desk.wish)
         else:
             await self._work()
 

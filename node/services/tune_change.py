@@ -20,9 +20,10 @@ from node.core.switching import CRASHED, DONE, OUT_OF_MEMORY, START_FAILED, TIME
 from node.core.tuning import TuningEvent
 from node.core.tuning_ledger import Foretold, Trust, banned, bans_at, returned, switched, target
 from node.core.tuning_rules import AGAIN, DWELL
+from node.core.verification import LEAST_BEFORE
 from node.errors import NodeError, Unavailable
 from node.services.tune_desk import Desk
-from node.services.tune_verify import Proof, seen_before, tails
+from node.services.tune_verify import BEFORE_SPAN, Proof, seen_before, tails
 from node.tuner_ports import Switched
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,7 @@ TURN_TO_RETURN: Final = 60.0  # s that a way back waits for its turn: a bad stra
 REHEARSAL: Final = 60.0  # s for a few requests of seconds
 REHEARSED_AFTER: Final = 5.0  # s without a prompt: who asks now is not to share the engine with a rehearsal
 LEAST_REHEARSED: Final = 8  # answers of before, without which nothing untried is applied
+WISH_AGAIN: Final = 60.0  # s until a wish that got no turn is tried again
 PUBLISHING: Final = 60.0  # s
 RETURN_AGAIN: Final = 60.0  # s between tries to go back
 BANNING: Final = frozenset({START_FAILED, OUT_OF_MEMORY, TIMED_OUT, CRASHED, WRONG_ANSWERS})  # the strategy's fault
@@ -68,9 +70,7 @@ class Changes:
 
         async def work() -> None:
             nonlocal taken
-            # Somebody's prompts would be measured with it, and slowed.
-            quiet = not wished and self._desk.quiet_s >= REHEARSED_AFTER
-            first = await self._rehearse() if quiet else ()
+            first = await self._rehearse() if not wished and self._may_rehearse() else ()
             if rehearsed and self._hands.rehearse is not None and len(first) < LEAST_REHEARSED:
                 raise Unavailable("somebody wants answers: it could not be rehearsed")
             taken = True
@@ -80,9 +80,18 @@ class Changes:
         if not taken:
             self._desk.go(TuningEvent.FORGONE, trouble or "the engine went away, or its owner wishes something else")
             self._desk.not_before = self._hands.clock() + (AGAIN if trouble else 0.0)
+            self._desk.wish_after = self._hands.clock() + (WISH_AGAIN if trouble else 0.0)
             if not wished:
                 self._desk.want("a switch that was forgone")
         return taken
+
+    def _may_rehearse(self) -> bool:
+        """Whether a rehearsal would tell more than it costs: somebody's prompts would be measured with it, and slowed.
+
+        Where too few answers came to compare with, it is all that there is; it gives way to the next who asks.
+        """
+        known = self._hands.watch.answers(self._hands.clock() - BEFORE_SPAN)
+        return self._desk.quiet_s >= REHEARSED_AFTER or len(known) < LEAST_BEFORE
 
     async def _in_turn(self, work: Callable[[], Awaitable[None]], overruled: Callable[[], bool]) -> str:
         """Do it when it is this node's turn, unless the engine goes away before; return why the turn did not come."""

@@ -39,6 +39,7 @@ class Desk:
         self.reason = off or "the engine does not serve yet"
         self.news: dict[str, None] = {}
         self.wish: Strategy | None = None
+        self.wish_after = -inf  # it is done no sooner
         self.proof: Proof | None = None  # under way
         self.last_proof: Proof | None = None  # ended
         self.not_before = -inf  # no further switch, unless something urgent is said

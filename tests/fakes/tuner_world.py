@@ -156,6 +156,7 @@ class World:
         self.failing: set[Strategy] = set()  # their answers are broken off
         self.has_peers = False
         self.rehearsing = rehearsing
+        self.rehearsals = 0
         self.adviser = FakeAdviser(cost_s=self.usual_s)
         self.watch = WorkloadWatch()
         self.file = FakeFile() if file is None else file
@@ -305,6 +306,7 @@ class World:
         self.costs.append(log((now - came) / usual))
 
     async def _rehearse(self) -> Sequence[Measured]:
+        self.rehearsals += 1
         asked, answers = self.asked, list[Measured]()
         for at in range(8):
             tokens = 8 + at

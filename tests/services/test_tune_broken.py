@@ -94,3 +94,37 @@ def test_a_verification_ends_without_a_verdict_where_nobody_asks_any_more(hours:
     assert end.tuner.facts()["phase"] == phase
     assert end.tuner.engaged() == (phase == "verifying")
     assert end.tuner.facts()["last_good"] == "default"
+
+
+def test_a_wish_that_gets_no_turn_is_tried_again_each_minute_and_no_oftener() -> None:
+    def make() -> World:
+        here = World()
+        here.no_turn, here.adviser.silent = "nobody knows whose turn it is", "nothing was learnt"
+        return here
+
+    end = play(make, 600, lambda here: here.tuner.fix(GOOD))
+    tries = [step for step in end.steps if step == "fix"]
+    assert 8 <= len(tries) <= 11
+    assert end.switches == []
+
+
+@pytest.mark.parametrize(("rate", "rehearsed"), [(0.0, True), (0.5, False)])
+def test_before_people_s_eyes_it_rehearses_only_where_there_is_nothing_else_to_compare_with(
+    rate: float, rehearsed: bool
+) -> None:
+    def make() -> World:
+        here = World(rehearsing=True)
+        here.adviser.measured, here.slow, here.start_first, here.rate = {GOOD: 3}, {GOOD: 0.7}, True, rate
+        return here
+
+    def learns_late(here: World) -> None:
+        def comes(world: World) -> None:
+            world.asked += 1  # somebody came just now
+            world.adviser.gains = {GOOD: 0.3}
+            world.adviser.teach()
+
+        here.at(300.0, comes)
+
+    end = play(make, 380, learns_late)
+    assert end.switches == [GOOD]
+    assert (end.rehearsals > 0) is rehearsed
