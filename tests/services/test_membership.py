@@ -110,6 +110,8 @@ async def test_a_node_that_restarts_is_known_anew_and_leaves_no_ghost(autojump_c
             each.changes.clear()
         async with member(world, swarm[0].node.address, key=key) as after:
             await until(lambda: all_know_each_other([*swarm, after]), 10)
+            # Who knows the ghost alone knows that peer id, too: each is waited for until it noticed.
+            await until(lambda: all(each.told("peer_left", after.me) for each in swarm), 10)
             for each in swarm:
                 assert not each.hears(ghost)
                 reasons = [facts["reason"] for facts in each.told("peer_left", after.me)]
