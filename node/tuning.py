@@ -237,6 +237,8 @@ class Tuning:
         found = candidates(self._place, lossy=self._policies.tuner.lossy)
         self._candidates = tuple(dict.fromkeys(map(self._canonical, (base, *found))))
         self._known.set()
+        if self._tuner is not None:
+            self._tuner.informed("it is known what the engine takes")
 
     async def _look_at_machine(self) -> None:
         """Find out which model runs on what, for questions and records."""
