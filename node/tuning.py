@@ -17,7 +17,7 @@ from node.company import Company
 from node.core.action_space import candidates, problems
 from node.core.engine_defaults import Place, canonical
 from node.core.engine_state import EngineState
-from node.core.levers import levers
+from node.core.levers import Levers, levers
 from node.core.observation import Row
 from node.core.own_records import Setting
 from node.core.probes import Probes
@@ -194,8 +194,11 @@ class Tuning:
 
     # -- the engine
 
+    def _levers(self, launched: Strategy, wanted: Strategy) -> Levers | None:
+        return levers(self._canonical(launched), self._canonical(wanted))
+
     def _lever(self, launched: Strategy, wanted: Strategy) -> bool:
-        found = levers(self._canonical(launched), self._canonical(wanted))
+        found = self._levers(launched, wanted)
         if found is None:
             return False
         self._local.set_levers(replace(found, strategy=wanted))
@@ -204,7 +207,7 @@ class Tuning:
     async def _gapless(self, wanted: Strategy) -> bool:
         assert self._engine is not None and self._tools is not None  # noqa: S101, PT018 -- else there is no tuner
         launched = self._engine.launched()
-        if launched is not None and levers(self._canonical(launched), self._canonical(wanted)) is not None:
+        if launched is not None and self._levers(launched, wanted) is not None:
             return True
         plan = replace(self._policies.plan, strategy=wanted)
         return self._policies.tuner.start_first and await self._tools.room(plan)

@@ -1,4 +1,4 @@
-"""The strategies that come into question at a place: which are valid, which are worth comparing, which lie next to one.
+"""The strategies that come into question at a place: which are valid, and which are worth comparing.
 
 Knows the table of choices (`node.core.dimensions`), the rules of strategies and what this engine's version takes;
 knows no measurement, so it orders by what usually pays and leaves judging to the learner. That the engine takes the
@@ -8,7 +8,7 @@ flags does not mean that it starts: what a machine cannot do is learnt by trials
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
-from node.core.dimensions import BATCH, BY_NAME, DIMENSIONS, Dimension, chunk, overlay, part, without
+from node.core.dimensions import BATCH, BY_NAME, DIMENSIONS, chunk, overlay
 from node.core.engine_defaults import Place, resolved
 from node.core.engine_flags import lacking
 from node.core.strategy import DEFAULT, Speculation, Strategy, objections
@@ -81,47 +81,6 @@ def speculating(budget: int, tokens: int) -> Strategy:
     )
 
 
-def neighbours(strategy: Strategy, place: Place, *, lossy: bool) -> tuple[Strategy, ...]:
-    """Return the valid strategies one step away: the next on each scale up and down, each other choice elsewhere.
-
-    Leaving a choice to the engine is a step too. None comes to the strategy's own engine, no two to the same.
-    """
-    found: dict[Strategy, Strategy] = {}
-    own = resolved(strategy, place)
-    for dimension in DIMENSIONS:
-        base = without(strategy, dimension)
-        for choice in (DEFAULT, *_steps(strategy, dimension, place)):
-            wanted = overlay(base, choice)
-            engine = resolved(wanted, place)
-            if engine == own or engine in found or (not lossy and not wanted.lossless) or problems(wanted, place):
-                continue
-            found[engine] = wanted
-    return tuple(found.values())
-
-
-def needs_restart(running: Strategy, wanted: Strategy, place: Place) -> bool:
-    """Whether the engine must be started anew to get there; False also where it is the same engine.
-
-    Everything that differs must have a way without one (`Dimension.live`).
-    """
-    one, other = resolved(running, place), resolved(wanted, place)
-    if one == other:
-        return False
-    # What differs only because the engine derives it from another choice follows that choice.
-    changed = [
-        dimension
-        for dimension in DIMENSIONS
-        if part(running, dimension) != part(wanted, dimension) and part(one, dimension) != part(other, dimension)
-    ]
-    left = _outside(one) != _outside(other)  # what no dimension controls
-    return left or not all(dimension.live is not None and dimension.live(one, other) for dimension in changed)
-
-
-def lossless(strategy: Strategy) -> bool:
-    """Whether answers stay the model's own (`Strategy.lossless`)."""
-    return strategy.lossless
-
-
 # All three first and none last: a budget that ends early still has the strategies that people run.
 _COMBINATIONS = (
     (True, True, True),
@@ -177,28 +136,6 @@ def _in_turn(lists: Iterable[tuple[Strategy, ...]], shares: tuple[int, ...] | No
     for turn in zip_longest(*cut, fillvalue=()):
         for some in turn:
             yield from some
-
-
-def _steps(strategy: Strategy, dimension: Dimension, place: Place) -> Iterator[Strategy]:
-    """Yield the choices next to the strategy's own in that dimension."""
-    choices = dimension.choices(place)
-    if not dimension.ordered:
-        yield from choices
-        return
-    field = dimension.controls[0]
-    at = getattr(resolved(strategy, place), field)
-    scale = sorted((getattr(choice, field), index) for index, choice in enumerate(choices))
-    if at is None:  # the engine does not say where on the scale it stands: its likeliest step then
-        yield from choices[:1]
-        return
-    below = [index for value, index in scale if value < at]
-    above = [index for value, index in scale if value > at]
-    yield from (choices[index] for index in (*below[-1:], *above[:1]))
-
-
-def _outside(strategy: Strategy) -> tuple[tuple[str, str], ...]:
-    controlled = {key for dimension in DIMENSIONS for key in dimension.controls}
-    return tuple(pair for pair in strategy.engine_extra if pair[0] not in controlled)
 
 
 def _too_large(strategy: Strategy, place: Place) -> Iterator[str]:

@@ -31,8 +31,6 @@ EAGLE_TOKENS = (3, 5)  # 3 to 5 in the EAGLE papers (arXiv 2401.15077, 2503.0184
 MTP_TOKENS = (1, 2)  # models bring one or few heads; beyond them one is applied again
 FLOAT8_KV = ("fp8", "fp8_e5m2", "int8_per_token_head")
 
-Live = Callable[[Strategy, Strategy], bool]  # whether it gets from the running to the wanted one without a restart
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimension:
@@ -42,10 +40,8 @@ class Dimension:
         name: for people. meaning: one sentence for people.
         controls: the fields of Strategy, or keys of `engine_extra`, that a choice of this dimension sets.
         choices: those worth a look at that place, the likeliest first; may hold some that the place cannot run.
-        ordered: whether the choices are a scale, on which a neighbour is the next one up or down.
         lossless: whether answers stay what they would be (up to the rounding of sums).
-        live: given two strategies that differ in this alone, as the engine resolved them: whether the node can go from
-            the first to the second without a restart. None: never.
+        live: whether some of its choices need no restart; which, `node.core.levers` alone says.
         flags: of vLLM's command line that a choice may need.
         source: where it comes from.
     """
@@ -56,9 +52,8 @@ class Dimension:
     choices: Callable[[Place], tuple[Strategy, ...]]
     flags: tuple[str, ...]
     source: str
-    ordered: bool = False
     lossless: bool = True
-    live: Live | None = None
+    live: bool = False
 
 
 def chunk(max_model_len: int) -> int:
@@ -81,20 +76,6 @@ def overlay(*layers: Strategy) -> Strategy:
             del extra[DRAFT_MODEL]
     chosen["engine_extra"] = tuple(sorted(extra.items()))
     return replace(DEFAULT, **chosen)
-
-
-def part(strategy: Strategy, dimension: Dimension) -> Strategy:
-    """Return what the strategy chooses in that dimension; all else left to the engine."""
-    extra = tuple(pair for pair in strategy.engine_extra if pair[0] in dimension.controls)
-    named = {each.name for each in fields(Strategy)} & set(dimension.controls)
-    return replace(DEFAULT, engine_extra=extra, **{name: getattr(strategy, name) for name in named})
-
-
-def without(strategy: Strategy, dimension: Dimension) -> Strategy:
-    """Return the strategy with that dimension left to the engine."""
-    extra = tuple(pair for pair in strategy.engine_extra if pair[0] not in dimension.controls)
-    named = {each.name for each in fields(Strategy)} & set(dimension.controls)
-    return replace(strategy, engine_extra=extra, **dict.fromkeys(named))
 
 
 def _from_centre(ladder: Sequence[int], centre: int) -> Iterator[int]:
@@ -189,22 +170,6 @@ def _same(*strategies: Strategy) -> Callable[[Place], tuple[Strategy, ...]]:
     return lambda _: strategies
 
 
-def _cap_lowered(running: Strategy, wanted: Strategy) -> bool:
-    # The node lets fewer prompts in than the engine would take; more than it takes it cannot.
-    return wanted.max_num_seqs is not None and wanted.max_num_seqs < (running.max_num_seqs or math.inf)
-
-
-def _salted(running: Strategy, wanted: Strategy) -> bool:
-    # A salt of its own for each prompt: the engine keeps blocks that nobody finds again.
-    return running.prefix_caching is not False and wanted.prefix_caching is False
-
-
-def _unranked(running: Strategy, wanted: Strategy) -> bool:
-    # Of prompts without a priority none goes first. The other way the engine must have been started for it.
-    policies = (dict(each.engine_extra).get("scheduling-policy") for each in (running, wanted))
-    return next(policies) == "priority" and next(policies) != "priority"
-
-
 DIMENSIONS: Final[tuple[Dimension, ...]] = (
     Dimension(
         name="speculation",
@@ -221,7 +186,6 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
         choices=_budgets,
         flags=("max-num-batched-tokens",),
         source="Sarathi-Serve, arXiv 2403.02310; here the worst stall fell from 1,721 to 121 ms",
-        ordered=True,
     ),
     Dimension(
         name="batch cap",
@@ -230,8 +194,7 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
         choices=_caps,
         flags=("max-num-seqs",),
         source="Orca, OSDI 2022; 1 is no continuous batching",
-        ordered=True,
-        live=_cap_lowered,
+        live=True,
     ),
     Dimension(
         name="prefix caching",
@@ -240,7 +203,7 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
         choices=_same(Strategy(prefix_caching=False), Strategy(prefix_caching=True)),
         flags=("enable-prefix-caching", "no-enable-prefix-caching"),
         source="PagedAttention, arXiv 2309.06180; RadixAttention, arXiv 2312.07104",
-        live=_salted,
+        live=True,
     ),
     Dimension(
         name="chunked prefill",
@@ -257,7 +220,6 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
         choices=_thresholds,
         flags=("long-prefill-token-threshold", "long-prefill-token-threshold-adaptive"),
         source="vLLM, SchedulerConfig.long_prefill_token_threshold",
-        ordered=True,
     ),
     Dimension(
         name="compilation",
@@ -298,7 +260,6 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
         choices=_tensor,
         flags=("tensor-parallel-size",),
         source="Megatron-LM, arXiv 1909.08053",
-        ordered=True,
     ),
     Dimension(
         name="pipeline parallelism",
@@ -307,7 +268,6 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
         choices=_pipeline,
         flags=("pipeline-parallel-size",),
         source="GPipe, arXiv 1811.06965",
-        ordered=True,
     ),
     Dimension(
         name="cache number format",
@@ -334,7 +294,7 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
         choices=_same(),  # an owner's wish: no measurement of the whole tells who should have gone first
         flags=("scheduling-policy",),
         source="vLLM, SchedulerConfig.policy",
-        live=_unranked,
+        live=True,
     ),
 )
 BY_NAME: Final = {dimension.name: dimension for dimension in DIMENSIONS}

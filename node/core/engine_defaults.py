@@ -91,11 +91,6 @@ def canonical(strategy: Strategy, place: Place) -> Strategy:
     return shortest
 
 
-def same_engine(one: Strategy, other: Strategy, place: Place) -> bool:
-    """Whether a switch between the two would start the same engine again."""
-    return resolved(one, place) == resolved(other, place)
-
-
 def _shorter(strategy: Strategy, place: Place, target: Strategy) -> Iterator[Strategy]:
     for each in _without_one(strategy):
         if resolved(each, place) == target:

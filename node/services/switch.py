@@ -19,7 +19,7 @@ from node.ports import LaunchPlan
 
 log = structlog.get_logger(__name__)
 
-PATIENCE = 300.0  # s for what runs before a switch is given up: some answers of 4,096 tokens take minutes on CPU
+PATIENCE = 300.0  # s for what runs: some answers of 4,096 tokens take minutes on CPU
 FIRST_START = 600.0  # s for a start where none was seen yet
 
 LIVE = "live"
@@ -108,7 +108,8 @@ class Switcher:
         room: whether the machine has memory for a second engine by that plan beside the one that runs.
         lever: have the engine that was launched with the first strategy serve as with the second, without a restart,
             and say whether that can be done. With both alike it takes back what it did before.
-        patience: seconds for what runs.
+        patience: seconds for what runs while new prompts wait, before a restart; then the switch is given up. Beside a
+            new engine, where nobody waits, what runs has PATIENCE.
         first_start: seconds for a start as long as none was seen: the setting for the engine's start.
     """
 
@@ -198,7 +199,7 @@ class Switcher:
             how = START_FIRST
             # Nobody waits for it, and it shares the machine with one that is at work: as patient as with a first start.
             outcome = await engine.succeed(
-                plan, reason=reason, start_timeout=self._first_start, patience=self._patience, compare=not going_back
+                plan, reason=reason, start_timeout=self._first_start, patience=PATIENCE, compare=not going_back
             )
             # Two at once may be what was too much, and what is to be left must not stay for want of room.
             again = outcome.result == OUT_OF_MEMORY or (going_back and outcome.failed)

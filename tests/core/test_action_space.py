@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.core.action_space import MOST, candidates, classic, needs_restart, neighbours, problems
+from node.core.action_space import MOST, candidates, classic, problems
 from node.core.capabilities import UNKNOWN, Capabilities, Defaults
-from node.core.dimensions import BY_NAME, DIMENSIONS, overlay, part, without
-from node.core.engine_defaults import Draft, Place, canonical, resolved, same_engine
+from node.core.dimensions import BY_NAME, DIMENSIONS, Dimension, overlay
+from node.core.engine_defaults import Draft, Place, canonical, resolved
 from node.core.engine_flags import engine_flags
 from node.core.levers import levers
 from node.core.strategy import DEFAULT, DRAFT_MODEL, EXTERNAL, EXTRA_FLAGS, Speculation, Strategy
@@ -23,6 +23,30 @@ GPU_DEFAULTS = Defaults(
 )  # fmt: skip
 ON_GPU = replace(VLLM_032, platform="cuda", defaults=GPU_DEFAULTS)
 GPUS = Place(build="cuda", max_model_len=8192, gpus=2, heads=32, layers=16, capabilities=ON_GPU)
+
+
+def part(strategy: Strategy, dimension: Dimension) -> Strategy:
+    """What the strategy chooses in that dimension; all else left to the engine."""
+    extra = tuple(pair for pair in strategy.engine_extra if pair[0] in dimension.controls)
+    named = {each.name for each in fields(Strategy)} & set(dimension.controls)
+    return replace(DEFAULT, engine_extra=extra, **{name: getattr(strategy, name) for name in named})
+
+
+def without(strategy: Strategy, dimension: Dimension) -> Strategy:
+    """The strategy with that dimension left to the engine."""
+    extra = tuple(pair for pair in strategy.engine_extra if pair[0] not in dimension.controls)
+    named = {each.name for each in fields(Strategy)} & set(dimension.controls)
+    return replace(strategy, engine_extra=extra, **dict.fromkeys(named))
+
+
+def same_engine(one: Strategy, other: Strategy, place: Place) -> bool:
+    return resolved(one, place) == resolved(other, place)
+
+
+def needs_restart(running: Strategy, wanted: Strategy, place: Place) -> bool:
+    """As the node asks: about what differs once the engine's own choices are left out."""
+    return levers(canonical(running, place), canonical(wanted, place)) is None
+
 
 drafts = st.builds(Draft, method=st.sampled_from(["draft_model", "eagle3"]), model=st.just("org/draft"))
 places = st.builds(
@@ -61,16 +85,6 @@ def test_the_canonical_form_is_the_same_engine_and_its_own_canonical_form(place:
     assert canonical(short, place) == short
     assert same_engine(resolved(strategy, place), strategy, place)
     assert len(short.name) <= len(strategy.name) or short == DEFAULT
-
-
-@settings(max_examples=40)
-@given(places, st.data())
-def test_neighbours_can_run_and_are_other_engines(place: Place, data: st.DataObject) -> None:
-    strategy = data.draw(st.sampled_from(candidates(place, lossy=True)))
-    found = neighbours(strategy, place, lossy=False)
-    assert all(not problems(each, place) for each in found)
-    assert all(each.lossless and not same_engine(each, strategy, place) for each in found)
-    assert len({resolved(each, place) for each in found}) == len(found)
 
 
 def test_on_a_known_place_the_space_is_wide_and_the_rest_does_not_crowd_it_out() -> None:
@@ -203,21 +217,14 @@ def test_a_restart_is_needed_unless_every_difference_has_another_way(
     assert needs_restart(running, wanted, CPU) is restart
 
 
-@given(st.data())
-def test_what_the_levers_can_do_needs_no_restart(data: st.DataObject) -> None:
-    place = data.draw(st.sampled_from([CPU, GPUS, replace(CPU, capabilities=UNKNOWN)]))
+@pytest.mark.parametrize("dimension", DIMENSIONS, ids=lambda each: each.name)
+@pytest.mark.parametrize("place", [CPU, GPUS], ids=["cpu", "gpus"])
+def test_the_table_says_where_levers_lead(dimension: Dimension, place: Place) -> None:
     ranked = Strategy(engine_extra=(("scheduling-policy", "priority"),))
-    known = (*candidates(place, lossy=True), ranked)
-    running = data.draw(st.sampled_from(known))
-    # Strategies that differ in little, as those between which levers lead do.
-    changes = st.sampled_from([{}, {"prefix_caching": False}, {"max_num_seqs": 1}, {"engine_extra": ()}])
-    wanted = replace(running, **(data.draw(changes) | data.draw(changes)))
-    if levers(running, wanted) is not None:
-        assert not needs_restart(running, wanted, place)
-    elif not same_engine(running, wanted, place):
-        assert needs_restart(canonical(running, place), canonical(wanted, place), place) or levers(
-            canonical(running, place), canonical(wanted, place)
-        )
+    choices = [DEFAULT, *dimension.choices(place), *([ranked] if dimension.name == "scheduling policy" else [])]
+    pairs = [(one, other) for one in choices for other in choices if not same_engine(one, other, place)]
+    led = any(not needs_restart(one, other, place) for one, other in pairs)
+    assert led is (dimension.live and bool(pairs))
 
 
 def test_what_only_follows_from_a_live_choice_needs_no_restart_either() -> None:
@@ -228,11 +235,6 @@ def test_what_only_follows_from_a_live_choice_needs_no_restart_either() -> None:
 
 def test_an_attention_backend_needs_a_restart_where_it_matters() -> None:
     assert needs_restart(DEFAULT, Strategy(engine_extra=(("attention-backend", "FLASH_ATTN"),)), GPUS)
-
-
-def test_neighbours_on_a_scale_are_the_next_ones() -> None:
-    found = neighbours(Strategy(max_num_seqs=8), CPU, lossy=False)
-    assert {each.max_num_seqs for each in found if each.max_num_seqs != 8} == {None, 4, 16}
 
 
 def test_an_external_engine_is_nobodys_to_change() -> None:

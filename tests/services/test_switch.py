@@ -14,6 +14,7 @@ from node.core.prompt import Headers
 from node.core.strategy import DEFAULT, EXTERNAL, Strategy
 from node.errors import EngineUnavailable, Unavailable
 from node.ports import Endpoint, LaunchPlan
+from node.services.switch import PATIENCE as LEAVING
 from node.services.switch import Switched, Switcher
 from node.services.tend import EngineKeeper, TendLimits
 from tests.fakes.engine import FakeAnswer, FakeEngine, FakeFault, FakeLauncher, FakeProcess, FakeStream, FakeUpstream
@@ -24,7 +25,7 @@ FOUR = Strategy(max_num_seqs=4)
 EIGHT = Strategy(max_num_seqs=8)
 ROUNDED = Strategy(kv_cache_dtype="fp8")
 S = EngineState
-PATIENCE = 300.0
+PATIENCE = 60.0  # while new prompts wait; beside a new engine it is LEAVING
 HOUR = 3600.0  # s of the test's clock, in which anything that is to come has come
 
 FAULTS: dict[str, tuple[FakeFault, str, str]] = {
@@ -180,7 +181,7 @@ async def test_one_that_is_followed_is_cut_off_when_patience_is_over(autojump_cl
         old = it.serving()
         it.running[old.number] = 1
         assert (await it.switcher.switch(FOUR, reason="better")).done
-        await trio.sleep(PATIENCE - 1)
+        await trio.sleep(LEAVING - 1)
         assert old.alive
         await trio.sleep(3)
         assert not old.alive
