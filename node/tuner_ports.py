@@ -126,6 +126,8 @@ class LedgerFile(Protocol):
 
 
 Publish = Callable[[Strategy, str, Description | None], Awaitable[None]]
+Enough = Callable[[Sequence[Measured]], bool]  # whether the answers so far to a rehearsal say enough
+Rehearse = Callable[[Enough], Awaitable[Sequence[Measured]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +145,8 @@ class TunerHands:
         peers: whether others of the swarm serve the model now.
         gapless: whether a switch to it leaves no gap: a lever, or room for a second engine.
         rehearse: sends a few requests (eight or more), the same each time, one after another to the engine that serves,
-            and returns the answers in order: as many as came until somebody else wanted one. Not counted in `asked` and
-            `watch`. May raise Unavailable. None where that is not to be had.
+            and returns the answers in order: as many as came until somebody else wanted one, or they were enough. Not
+            counted in `asked` and `watch`. May raise Unavailable. None where that is not to be had.
         flush: closes the window of traffic under way and has it recorded, so that a strategy that reality contradicts
             is published.
         publish: has a failure recorded: strategy, `start_failed` (or out_of_memory, crashed, timed_out), traffic.
@@ -174,4 +176,4 @@ class TunerHands:
     wall: Callable[[], float]
     clock: Callable[[], float]
     memory: Callable[[], int | None] = lambda: None
-    rehearse: Callable[[], Awaitable[Sequence[Measured]]] | None = None
+    rehearse: Rehearse | None = None

@@ -46,6 +46,8 @@ DISAPPOINTING: Final = 0.25  # of what was promised at least: less than that, an
 STRANGE_SD: Final = 0.5
 LEAST_LEVEL_SD: Final = 0.4  # log-cost of single answers, where no answers before tell: lengths differ
 LEAST_PAIR_SD: Final = 0.1  # log-cost, of equal requests one after another: a warm engine's spread
+HOPELESS: Final = 0.4  # log-cost: half as slow again; no more equal requests are needed to tell
+HOPELESS_PAIRS: Final = 3  # of which that is said: two may have had the same bad luck
 PAIR_ERRORS: Final = 3.0  # standard errors: of a few pairs with a spread of their own, one alarm in some hundred
 FEW: Final = 4.0  # by what share of 1 / answers a deviation known from few is widened (as Student's t at these risks)
 
@@ -204,19 +206,30 @@ def judge_pairs(before: Sequence[float], after: Sequence[float]) -> Judged:
 
     One look, by a test of the mean of pairs: nothing but the strategy differs, so a handful tells. Confirms nothing.
     """
-    apart = [late - early for early, late in zip(before, after, strict=False)]
-    if len(apart) < LEAST_AFTER:
+    pairs = min(len(before), len(after))
+    if pairs < LEAST_AFTER:
         return Judged(verdict=Verdict.UNDECIDED, reason="too few equal requests")
-    mean = fmean(apart)
-    error = max(stdev(apart), LEAST_PAIR_SD) / sqrt(len(apart))
+    mean, error = _slower(before, after)
     width = _quantile(SHOWN / 2) * error
-    observed = Observed(gain=-mean, low=-mean - width, high=-mean + width, answers=len(apart))
-    worse = mean - PAIR_ERRORS * error > HARM
     return Judged(
-        verdict=Verdict.CONTRADICTED if worse else Verdict.UNDECIDED,
-        reason=f"{_percent(mean)} time for {len(apart)} equal requests",
-        observed=observed,
+        verdict=Verdict.CONTRADICTED if mean - PAIR_ERRORS * error > HARM else Verdict.UNDECIDED,
+        reason=f"{_percent(mean)} time for {pairs} equal requests",
+        observed=Observed(gain=-mean, low=-mean - width, high=-mean + width, answers=pairs),
     )
+
+
+def hopeless(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Tell whether equal requests take so much longer that the rest of them need not be sent; as `judge_pairs`."""
+    if min(len(before), len(after)) < HOPELESS_PAIRS:
+        return False
+    mean, error = _slower(before, after)
+    return mean - PAIR_ERRORS * error > HOPELESS
+
+
+def _slower(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """Return how much longer equal requests take, in log-cost, and the standard error of that."""
+    apart = [late - early for early, late in zip(before, after, strict=False)]
+    return fmean(apart), max(stdev(apart), LEAST_PAIR_SD) / sqrt(len(apart))
 
 
 # --- what differs

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from statistics import fmean, median, pstdev
 from typing import Any, Final
 
@@ -180,7 +180,8 @@ class WorkloadWatch:
 
     def answers(self, since: float) -> tuple[Timed, ...]:
         """Return the whole answers that ended at `since` or later, the last 512 at most, in the order of their ends."""
-        return tuple(each for each in self._answers if each.at >= since)
+        late = takewhile(lambda each: each.at >= since, reversed(self._answers))
+        return tuple(late)[::-1]
 
     def failures(self, since: float, strategy: str | None = None) -> int:
         """Count the answers that the engine broke off at `since` or later; 512 at most.

@@ -10,6 +10,7 @@ or answers more of them with as many at once. Only both together say that somebo
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -119,9 +120,7 @@ def turned(before: Sample, values: Sequence[float]) -> int:
 
 def _rank(quantiles: Sequence[float], value: float) -> float:
     """Return the share of the quantiles below the value; of equal ones, half."""
-    below = sum(each < value for each in quantiles)
-    equal = sum(each == value for each in quantiles)
-    return (below + equal / 2) / len(quantiles)
+    return (bisect_left(quantiles, value) + bisect_right(quantiles, value)) / 2 / len(quantiles)
 
 
 def _beyond(tests: int) -> float:

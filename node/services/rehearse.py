@@ -15,6 +15,7 @@ from node.core.endpoints import Dialect
 from node.core.workloads import Words
 from node.errors import Broken, Unavailable
 from node.ports import EngineBoard, Upstream
+from node.tuner_ports import Enough
 
 COMPLETIONS: Final = "/v1/completions"
 JSON_HEADERS: Final = ((b"content-type", b"application/json"), (b"accept", b"text/event-stream"))
@@ -43,15 +44,15 @@ class Rehearsal:
         self._asked = asked
         self._clock = clock
 
-    async def __call__(self) -> Sequence[Measured]:
-        """Return the answers in order: all of them, or those until somebody asked.
+    async def __call__(self, enough: Enough) -> Sequence[Measured]:
+        """Return the answers in order: all of them, or those until somebody asked or they were enough.
 
         Raises:
             Unavailable: no engine serves, or it gave no answer that can be measured.
         """
         before, found = self._asked(), list[Measured]()
         for number, words in enumerate(PROMPTS):
-            if self._asked() != before:
+            if self._asked() != before or enough(found):
                 break
             measured: Measured | None = None
             with trio.move_on_after(EACH):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import structlog
 
 from node.core.own_records import Compose, Setting
-from node.core.trial_plan import Cell, Entry, Plan, mark, settled
+from node.core.trial_plan import Cell, Entry, Plan, cells, mark, settled
 from node.core.trial_records import outcome_on_wire, records_of
 from node.core.workloads import Load
 from node.errors import Unavailable
@@ -89,9 +89,17 @@ class TrialSigner:
 
 
 def news(written: AbstractSet[str], plan: Plan, entries: Sequence[Entry]) -> list[Cell]:
-    """Return the cells that are settled, have something to tell and were not told of in this state."""
+    """Return the cells that are settled, have something to tell and were not told of in this state.
+
+    A failure is told of once some strategy came through the same load: where none does, it is no strategy's fault.
+    """
+    passable = {cell.load for cell in cells(plan, entries) if cell.count}
     return [
-        cell for cell in settled(plan, entries) if outcome_on_wire(cell) is not None and mark(plan, cell) not in written
+        cell
+        for cell in settled(plan, entries)
+        if outcome_on_wire(cell) is not None
+        and (cell.count or cell.load in passable)
+        and mark(plan, cell) not in written
     ]
 
 

@@ -24,7 +24,7 @@ from node.core.verification import LEAST_BEFORE
 from node.errors import NodeError, Unavailable
 from node.services.tune_desk import Desk
 from node.services.tune_verify import BEFORE_SPAN, Proof, seen_before, tails
-from node.tuner_ports import Switched
+from node.tuner_ports import Enough, Switched
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Changes:
 
         async def work() -> None:
             nonlocal taken
-            first = await self._rehearse() if not wished and self._may_rehearse() else ()
+            first = await self._rehearse(_whole) if not wished and self._may_rehearse() else ()
             if rehearsed and self._hands.rehearse is not None and len(first) < LEAST_REHEARSED:
                 raise Unavailable("somebody wants answers: it could not be rehearsed")
             taken = True
@@ -162,15 +162,15 @@ class Changes:
     async def rehearse_again(self, proof: Proof) -> None:
         """Send what was sent before the switch once more, if that was not done yet and nobody wants an answer."""
         if proof.first and not proof.pairs_enough and self._desk.quiet_s >= REHEARSED_AFTER:
-            proof.compare(await self._rehearse())
+            proof.compare(await self._rehearse(proof.hopeless))
 
-    async def _rehearse(self) -> Sequence[Measured]:
+    async def _rehearse(self, enough: Enough) -> Sequence[Measured]:
         """Return answers to the same few requests as ever, where nobody else wants any; else nothing."""
         if self._hands.rehearse is None:
             return ()
         with trio.move_on_after(REHEARSAL):
             try:
-                return await self._hands.rehearse()
+                return await self._hands.rehearse(enough)
             except NodeError as error:
                 log.info("tuner.not_rehearsed", reason=error.message)
         return ()
@@ -251,6 +251,11 @@ class Changes:
                 await self._hands.publish(strategy, kind, self._desk.description())
             except NodeError as error:
                 log.warning("tuner.not_published", strategy=strategy.name, reason=error.message)
+
+
+def _whole(_: Sequence[Measured]) -> bool:
+    """Say of a rehearsal that nothing is enough but all of it."""
+    return False
 
 
 def _foretold(gain: Gain | None) -> Foretold | None:

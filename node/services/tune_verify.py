@@ -12,7 +12,7 @@ from typing import Final
 from node.core.answer_costs import MICRO, Sample, busy_s, samples
 from node.core.answer_meter import Measured
 from node.core.tuning_ledger import Trust
-from node.core.verification import Basis, Case, Judged, Level, Verdict, basis, judge, judge_pairs
+from node.core.verification import Basis, Case, Judged, Level, Verdict, basis, hopeless, judge, judge_pairs
 from node.core.workload import Timed
 from node.tuner_ports import TrafficWatch
 
@@ -65,16 +65,20 @@ class Proof:
 
     def compare(self, second: Sequence[Measured]) -> None:
         """Take the answers to the rehearsal after the switch, as far as it came."""
-        before, after = ([log(max(one.latency, 1)) for one in each] for each in (self.first, second))
-        judged = judge_pairs(before, after)
+        judged = judge_pairs(_times(self.first), _times(second))
         if self.rehearsed is None or len(second) >= LEAST_PAIRS:
             self.rehearsed = judged
+
+    def hopeless(self, second: Sequence[Measured]) -> bool:
+        """Tell whether the answers so far to that rehearsal say enough; more would only take time."""
+        return hopeless(_times(self.first), _times(second))
 
     @property
     def pairs_enough(self) -> bool:
         """Whether the rehearsal after the switch came far enough to tell."""
-        seen = None if self.rehearsed is None else self.rehearsed.observed
-        return seen is not None and seen.answers >= LEAST_PAIRS
+        if self.rehearsed is None or self.rehearsed.observed is None:
+            return False
+        return self.rehearsed.verdict is Verdict.CONTRADICTED or self.rehearsed.observed.answers >= LEAST_PAIRS
 
     def wants_level(self) -> bool:
         """Tell whether a foretold level would help, and was not asked for yet."""
@@ -101,6 +105,10 @@ class Proof:
             level=self.level,
             tail=self.tail,
         )
+
+
+def _times(answers: Sequence[Measured]) -> list[float]:
+    return [log(max(one.latency, 1)) for one in answers]
 
 
 def seen_before(

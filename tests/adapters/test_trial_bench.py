@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from node.adapters.trial_file import TrialFile
 from node.core import workloads
 from node.core.strategy import DEFAULT, Speculation, Strategy
 from node.core.trial_plan import Failure, Limits
+from node.core.workload import Description
+from node.core.workloads import MIRROR, Lengths
 from node.errors import EngineUnavailable
 from node.ports import LaunchPlan
 from node.services.trials import Wish, run_trials
@@ -27,6 +30,21 @@ pytestmark = pytest.mark.slow
 
 STUB = Path(__file__).parent.parent / "fakes" / "stub_trial.py"
 LOADS = workloads.loads(workloads.Scale(prefill=64, decode=8), kinds=("bursty",))
+TRAFFIC = Description(
+    requests=50,
+    prompt_tokens=Lengths(mean=120, p50=100, p95=300),
+    output_tokens=Lengths(mean=20, p50=16, p95=40),
+    shared_prefix_share=0.2,
+    prefix_groups=None,
+    concurrency=1.5,
+    requests_per_s=5.0,
+    burstiness=1.0,
+    streaming_share=1.0,
+    copy_share=0.5,
+    busy_share=0.4,
+    span_s=600.0,
+    latency_s=0.5,
+)
 
 
 def setup(scripts: Path, *, install: EngineInstall | None = None, model: str = "m") -> BenchSetup:
@@ -131,7 +149,8 @@ async def test_the_real_engine_is_measured_under_three_strategies_and_outlives_a
     impossible = Strategy(weight_quantization="fp8")  # no kernels for it on CPU
     wish = Wish(
         strategies=(DEFAULT, bare, drafting, impossible),
-        kinds=("shared_prefix", "copy"),
+        kinds=("shared_prefix", "copy", MIRROR),
+        description=TRAFFIC,
         repetitions=1,
         limits=Limits(foreign=1_000_000, waited=1_000_000),  # of CI's neighbours we ask nothing
     )
@@ -147,14 +166,15 @@ async def test_the_real_engine_is_measured_under_three_strategies_and_outlives_a
                 tell=lambda *event: told.append(event),
             )
             await check_kill(bench)
-    assert (report.ended, report.tally.complete, report.tally.trials) == ("complete", 6, 6)
+    assert (report.ended, report.tally.complete, report.tally.trials) == ("complete", 9, 9)
     cells = {(cell.strategy, cell.load): cell for cell in report.cells}
     assert all(cells[impossible, load].failure is not None for load in ("shared_prefix", "copy"))
     assert cells[bare, "shared_prefix"].figures["prefix_hit_share"].median == 0
     assert cells[drafting, "shared_prefix"].figures["prefix_hit_share"].median > 300_000
     assert cells[drafting, "copy"].figures["acceptance"].median > 0
     assert "acceptance" not in cells[bare, "copy"].figures
-    for cell in (cells[strategy, load] for strategy in (DEFAULT, bare, drafting) for load in ("shared_prefix", "copy")):
+    (mirror,) = {load for _, load in cells} - {"shared_prefix", "copy"}
+    for cell in (cells[key] for key in product((DEFAULT, bare, drafting), ("shared_prefix", "copy", mirror))):
         figures = cell.figures
         assert figures["failures"].median == 0
         assert figures["ttft.p50"].median <= figures["latency.p50"].median

@@ -5,13 +5,15 @@
 
 For each workload every strategy is tried on a bench of its own (`metainf profile --trials`): the best of them, by each
 objective, is what could be had. Then a node that knows nothing starts on vLLM's default, gets that workload from a load
-generator, has some quiet minutes, and the workload again. What it runs at the end is measured at the client beside the
-default and the best of the trials, in turns, on prompts that nobody had before.
+generator, has some quiet minutes, and the workload again. What it runs at the end is measured at the client against the
+default and the best of the trials: nodes with one of them each stand side by side and are asked in turns, prompts that
+nobody had before, equal ones in each round.
 """
 
 import argparse
 import json
 import math
+import shutil
 import signal
 import statistics
 import subprocess
@@ -19,8 +21,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from http.client import HTTPConnection
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,14 +35,14 @@ from tests.e2e.daemon import CHECKOUT, Daemon, environment, metainf, running_nod
 MODEL = "SmolLM2-135M-Instruct"
 KINDS = ("copy", "bursty", "long_prompt", "shared_prefix")
 GOALS = ("latency", "tail", "throughput")
-SCALE = Scale(prefill=256, decode=32)  # what `scale_for` finds on two cores
+SCALES = tuple(Scale(prefill=64 << prefill, decode=8 << decode) for prefill, decode in product(range(5), range(5)))
 STRATEGIES = 9
 START_S = 300.0
 ANSWER_S = 180.0
 SWITCH_S = 600.0
 LEAST_GAIN = 0.15  # log-cost over the default from which a cell counts as one where something can be gained
 WORSE = 0.02
-IDLE_AFTER_S = 8.0
+IDLE_AFTER_S = 70.0  # by then it is known what the engine takes, and the tuner has said what it wants tried
 LOOKED_AT_S = 2.0
 
 
@@ -49,7 +53,7 @@ class Plan:
     kinds: tuple[str, ...] = KINDS
     goals: tuple[str, ...] = GOALS
     feed: int = 8
-    rounds: int = 4
+    rounds: int = 12
     quiet_s: float = 900.0  # that a node may take to try, to decide and to switch
     repetitions: int = 3
     trial_minutes: float = 15.0
@@ -76,8 +80,16 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """What came of one workload and objective. Costs are log-costs, lower is better, medians of rounds.
+class Could:
+    """What trials of a kind of workload came to: the best strategy by objective, and how large the requests were."""
+
+    best: Mapping[str, str]
+    scale: Scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Did:
+    """What a node did by itself.
 
     Attributes:
         decided_s: from the first prompt to the strategy that was kept.
@@ -85,14 +97,24 @@ class Cell:
 
     kind: str
     goal: str
-    default: float
-    chosen: float
-    best: float
-    chosen_name: str
-    best_name: str
+    chosen: str
     decided_s: float
     switches: int
     rollbacks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What came of one workload and objective. Costs are log-costs, lower is better.
+
+    The default's is a median of rounds, the others' that plus the median of how they differed from it in each round.
+    """
+
+    did: Did
+    default: float
+    chosen: float
+    best: float
+    best_name: str
 
     @property
     def open(self) -> float:
@@ -174,26 +196,27 @@ def _asked(url: str, request: Request) -> tuple[float, float, int]:
     return time.monotonic() - began, stall, tokens
 
 
-def fresh(kind: str, seed: int) -> Load:
+def fresh(kind: str, scale: Scale, seed: int) -> Load:
     """Return a load of that kind whose words nobody had before, so that no cache knows it."""
-    return loads(SCALE, kinds=(kind,), seed=seed)[0]
+    return loads(scale, kinds=(kind,), seed=seed)[0]
 
 
 # --- what could be had
 
 
-def exhaustive(plan: Plan, kind: str, out: Path) -> Mapping[str, str]:
-    """Return, by objective, the best strategy of those tried on a bench."""
+def exhaustive(plan: Plan, kind: str, out: Path) -> Could:
+    """Try every strategy on a bench."""
     kept = out / f"trials-{kind}.json"
     if not kept.exists():
         command = [sys.executable, "-m", "node", "profile", "--trials", "--json", "--data-dir", str(out / f"t-{kind}")]
-        asked = ["--strategies", str(STRATEGIES), "--repetitions", str(plan.repetitions), "--workloads", kind]
+        asked = ["--strategies", str(STRATEGIES), "--repetitions", str(plan.repetitions), "--workload", kind]
         budget = ["--budget", str(plan.trial_minutes)]
         done = subprocess.run(
             [*command, *asked, *budget], cwd=CHECKOUT, env=environment(), stdout=subprocess.PIPE, check=True
         )
         kept.write_bytes(done.stdout)
-    cells = [cell for cell in json.loads(kept.read_text())["cells"] if cell["figures"]]
+    report = json.loads(kept.read_text())
+    cells = [cell for cell in report["cells"] if cell["figures"]]
 
     def median(cell: Mapping[str, Any], name: str) -> float:
         return float(cell["figures"][name]["median"])
@@ -203,42 +226,52 @@ def exhaustive(plan: Plan, kind: str, out: Path) -> Mapping[str, str]:
         "tail": lambda cell: (math.log(median(cell, "latency.p95")) + math.log(median(cell, "stall.p95"))) / 2,
         "throughput": lambda cell: -math.log(median(cell, "throughput")),
     }
-    return {goal: min(cells, key=costs[goal])["strategy"]["name"] for goal in plan.goals}
+    best = {goal: min(cells, key=costs[goal])["strategy"]["name"] for goal in plan.goals}
+    for cell in sorted(cells, key=costs[plan.goals[0]]):
+        found = "  ".join(f"{goal} {math.exp(costs[goal](cell)):.4g}" for goal in plan.goals)
+        print(f"  trials of {kind}: {cell['strategy']['name']}: {found}", flush=True)
+    (tried,) = report["workloads"]
+    return Could(best=best, scale=next(each for each in SCALES if asdict(fresh(kind, each, 1).workload) == tried))
 
 
 # --- what the node does
 
 
-def tuned(plan: Plan, kind: str, goal: str, out: Path, best: str) -> Cell:
-    """Have a node that knows nothing tune itself to a workload, and measure what it came to."""
+def tuned(plan: Plan, kind: str, goal: str, out: Path, scale: Scale) -> Did:
+    """Have a node that knows nothing tune itself to a workload."""
     config = (
         f'[tuner]\nobjective = "{goal}"\n[learner]\nobjectives = ["{goal}"]\nwarm_start = false\n'
-        f"[trials]\nidle_after_s = {IDLE_AFTER_S}\nbudget_minutes = 120.0\n"
+        f"[trials]\nidle_after_s = {IDLE_AFTER_S}\nbudget_minutes = 9.0\n"
     )
     variables = {"METAINF_LEARNER_ENABLED": "true"}
-    folder = out / f"node-{kind}-{goal}"
-    folder.mkdir(exist_ok=True)
+    folder = _with_model(out, kind, f"node-{kind}-{goal}")
     with running_node(folder, config=config, extra_environment=variables) as daemon:
         daemon.wait_for_engine(within=START_S)
         began, seed = time.monotonic(), 1000
         for _ in range(plan.feed):
-            replay(daemon.url, fresh(kind, seed := seed + 1))
+            replay(daemon.url, fresh(kind, scale, seed := seed + 1))
         _until_settled(daemon, plan)
         # What was switched to is held against what was before while prompts come.
         for _ in range(2 * plan.feed):
             if _tuner(daemon)["phase"] != "verifying":
                 break
-            replay(daemon.url, fresh(kind, seed := seed + 1))
+            replay(daemon.url, fresh(kind, scale, seed := seed + 1))
         decided = time.monotonic() - began
         facts = _tuner(daemon)
-        chosen = str(facts["strategy"])
-        print(f"  {kind}/{goal}: runs {chosen} after {decided:.0f} s ({facts['reason']})", flush=True)
-        figures = _side_by_side(daemon, plan, kind, list(dict.fromkeys(("default", chosen, best))), seed)
-    cost = {name: statistics.median(each.cost(goal) for each in found) for name, found in figures.items()}
-    return Cell(
-        kind=kind, goal=goal, default=cost["default"], chosen=cost[chosen], best=cost[best], chosen_name=chosen,
-        best_name=best, decided_s=decided, switches=facts["switches"], rollbacks=facts["rollbacks"],
-    )  # fmt: skip
+        (folder / "history.json").write_text(metainf(daemon, "strategy", "history", "--json"))
+    chosen = str(facts["strategy"])
+    print(f"  {kind}/{goal}: runs {chosen} after {decided:.0f} s ({facts['reason']})", flush=True)
+    return Did(
+        kind=kind, goal=goal, chosen=chosen, decided_s=decided, switches=facts["switches"], rollbacks=facts["rollbacks"]
+    )
+
+
+def _with_model(out: Path, kind: str, name: str) -> Path:
+    """Return a new folder for a node, with the embedded model unpacked."""
+    folder = out / name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(out / f"t-{kind}" / "cache" / "models", folder / "node-data" / "cache" / "models")
+    return folder
 
 
 def _tuner(daemon: Daemon) -> dict[str, Any]:
@@ -258,17 +291,43 @@ def _until_settled(daemon: Daemon, plan: Plan) -> None:
         still = still + 1 if tuner["phase"] == "steady" and tried and status["engine"]["state"] == "ready" else 0
 
 
-def _side_by_side(
-    daemon: Daemon, plan: Plan, kind: str, strategies: Sequence[str], seed: int
-) -> dict[str, list[Figures]]:
+# --- what it came to
+
+
+def side_by_side(plan: Plan, kind: str, out: Path, scale: Scale, strategies: Sequence[str]) -> dict[str, list[Figures]]:
+    """Measure strategies on nodes of one each, in turns; return by strategy the figures of each round."""
     found: dict[str, list[Figures]] = {name: [] for name in strategies}
-    for number in range(plan.rounds):
-        turn = number % len(strategies)
-        for name in (*strategies[turn:], *strategies[:turn]):
-            metainf(daemon, "strategy", "set", name, "--json", within=SWITCH_S)
-            replay(daemon.url, fresh(kind, seed := seed + 1))  # what the first one pays for is not counted
-            found[name] += [replay(daemon.url, fresh(kind, seed := seed + 1)) for _ in range(2)]
+    config = "[learner]\nenabled = false\n[trials]\nidle = false\n"
+    with ExitStack() as stack:
+        urls: dict[str, str] = {}
+        for number, name in enumerate(strategies):
+            folder = _with_model(out, kind, f"beside-{kind}-{number}")
+            daemon = stack.enter_context(running_node(folder, config=config))
+            daemon.wait_for_engine(within=START_S)
+            if name != "default":
+                metainf(daemon, "strategy", "set", name, "--json", within=SWITCH_S)
+                facts = _tuner(daemon)
+                assert facts["phase"] == "fixed", f"{name} was set: {facts}"
+            urls[name] = daemon.url
+        # What a first answer pays for is not counted.
+        for number in range(-1, plan.rounds):
+            load, turn = fresh(kind, scale, 9000 + number), number % len(strategies)
+            for name in (*strategies[turn:], *strategies[:turn]):
+                figures = replay(urls[name], load)
+                if number >= 0:
+                    found[name].append(figures)
     return found
+
+
+def cell_of(did: Did, best: str, found: Mapping[str, Sequence[Figures]]) -> Cell:
+    """Return what a node's choice came to, round by round against the default."""
+    default = [each.cost(did.goal) for each in found["default"]]
+
+    def level(name: str) -> float:
+        apart = (each.cost(did.goal) - beside for each, beside in zip(found[name], default, strict=True))
+        return statistics.median(default) + statistics.median(apart)
+
+    return Cell(did=did, default=level("default"), chosen=level(did.chosen), best=level(best), best_name=best)
 
 
 def show(cells: Sequence[Cell]) -> str:
@@ -280,9 +339,9 @@ def show(cells: Sequence[Cell]) -> str:
     for cell in cells:
         could, closed = 1 - math.exp(-cell.open), f"{cell.closed:.0%}" if cell.open > 0 else "-"
         lines.append(
-            f"{cell.kind:14}{cell.goal:12}{math.exp(cell.default):9.3f}{math.exp(cell.chosen):9.3f}"
-            f"{math.exp(cell.best):9.3f}{could:8.0%}{closed:>8}{cell.decided_s:8.0f}s{cell.switches:9}"
-            f"  {cell.chosen_name} | {cell.best_name}"
+            f"{cell.did.kind:14}{cell.did.goal:12}{math.exp(cell.default):9.3f}{math.exp(cell.chosen):9.3f}"
+            f"{math.exp(cell.best):9.3f}{could:8.0%}{closed:>8}{cell.did.decided_s:8.0f}s{cell.did.switches:9}"
+            f"  {cell.did.chosen} | {cell.best_name}"
         )
     gains = [cell for cell in cells if cell.open >= LEAST_GAIN]
     rest = [cell for cell in cells if cell.open < LEAST_GAIN]
@@ -292,6 +351,15 @@ def show(cells: Sequence[Cell]) -> str:
         f"{len(gains)} cells with 15 % to gain: {good} closed 70 % of it; {bad} of {len(rest)} others got worse by 2 %"
     )
     return "\n".join(lines)
+
+
+def _kept(out: Path, plan: Plan, kind: str, goal: str, scale: Scale) -> Did:
+    """Have a node tune itself, unless it did in a run before."""
+    kept = out / f"did-{kind}-{goal}.json"
+    if not kept.exists():
+        did = tuned(plan, kind, goal, out, scale)
+        kept.write_text(json.dumps(asdict(did)))
+    return Did(**json.loads(kept.read_text()))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -304,19 +372,17 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     plan = Plan(kinds=tuple(options.kinds.split(",")), goals=tuple(options.goals.split(",")), rounds=options.rounds)
     options.out.mkdir(parents=True, exist_ok=True)
-    kept = options.out / "cells.jsonl"
-    cells = [Cell(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
+    cells: list[Cell] = []
     for kind in plan.kinds:
-        best = exhaustive(plan, kind, options.out)
-        print(f"{kind}: best by trials: {dict(best)}", flush=True)
-        for goal in plan.goals:
-            if any((cell.kind, cell.goal) == (kind, goal) for cell in cells):
-                continue
-            cells.append(tuned(plan, kind, goal, options.out, best[goal]))
-            with kept.open("a") as file:
-                file.write(json.dumps(asdict(cells[-1])) + "\n")
-            print(show(cells), flush=True)
-    print(show(cells))
+        could = exhaustive(plan, kind, options.out)
+        print(f"{kind}: best by trials: {dict(could.best)}", flush=True)
+        did = [_kept(options.out, plan, kind, goal, could.scale) for goal in plan.goals]
+        every = dict.fromkeys(("default", *could.best.values(), *(each.chosen for each in did)))
+        found = side_by_side(plan, kind, options.out, could.scale, tuple(every))
+        rounds = {name: [asdict(each) for each in figures] for name, figures in found.items()}
+        (options.out / f"rounds-{kind}.json").write_text(json.dumps(rounds))
+        cells += [cell_of(each, could.best[each.goal], found) for each in did]
+        print(show(cells), flush=True)
     return 0
 
 

@@ -1,7 +1,7 @@
 """What tuning is worth over a week, in virtual time: the real tuner on observation tables, against simpler ways.
 
     python -m tests.benchmarks.bench_tuning_sim --table strategies_simulated.parquet --kept FOLDER
-        [--nodes 200] [--days 7] [--seed 0] [--without metainf_once,tuner]
+        [--nodes 200] [--days 7] [--seed 0] [--without metainf_once,tuner] [--workers 2]
 
 Nodes of all hardware of the table; each has the workloads that the table has for its (hardware, model), asked for in
 turn: one by night, others by day, changing every few hours. What a strategy costs is what the table says, with the
@@ -25,6 +25,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,8 +97,8 @@ def metainf_once(made: World, seed: int, _kept: Path | None) -> list[list[Ran]]:
     return [always(int(np.argmin(fitted.predict(Table.of_rows(rows, merged=False)).mean))) for rows in firsts]
 
 
-def tuner(made: World, seed: int, kept: Path | None) -> list[list[Ran]]:
-    return tuned(made, seed, kept, taught)
+def tuner(made: World, seed: int, kept: Path | None, workers: int = 1) -> list[list[Ran]]:
+    return tuned(made, seed, kept, taught, workers)
 
 
 def oracle(made: World, _seed: int, _kept: Path | None) -> list[list[Ran]]:
@@ -132,9 +133,10 @@ def run(made: World, ways: Mapping[str, Way], *, seed: int, kept: Path | None, s
     return found
 
 
-def ways_but(without: Sequence[str]) -> dict[str, Way]:
+def ways_but(without: Sequence[str], workers: int = 1) -> dict[str, Way]:
     """Return all ways but some."""
-    every: dict[str, Way] = dict(zip(WAYS, (default, random_once, metainf_once, ours_once, tuner, oracle), strict=True))
+    many = partial(tuner, workers=workers)
+    every: dict[str, Way] = dict(zip(WAYS, (default, random_once, metainf_once, ours_once, many, oracle), strict=True))
     return {name: way for name, way in every.items() if name not in without}
 
 
@@ -145,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--days", type=float, default=7.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without", default="")
+    parser.add_argument("--workers", type=int, default=1, help="processes that nodes live in")
     parser.add_argument("--kept", type=Path)
     options = parser.parse_args(arguments)
     kept = None
@@ -156,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def say(line: str) -> None:
         sys.stderr.write(line + "\n")
 
-    found = run(made, ways_but(options.without.split(",")), seed=options.seed, kept=kept, say=say)
+    found = run(made, ways_but(options.without.split(","), options.workers), seed=options.seed, kept=kept, say=say)
     print(json.dumps({"nodes": options.nodes, "days": options.days, "seed": options.seed, "ways": found}))
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from node.errors import Unavailable
 from node.learner import asked
 from node.learner.brain import Brain
 from node.services.tune import Tuner
-from node.tuner_ports import TunerHands
+from node.tuner_ports import Enough, TunerHands
 from tests.benchmarks.tuning_account import Ran
 from tests.benchmarks.tuning_world import DAY, HOUR, TRAFFIC_SD, TRIAL_SD, Node, Row, Workload, World, measured
 
@@ -303,7 +304,7 @@ class Paper:
         await trio.lowlevel.checkpoint()
         return [row_of(self._world, self._node, told) for told in reversed(self._kept.told[-OWN_ROWS:])]
 
-    async def _rehearse(self) -> Sequence[Measured]:
+    async def _rehearse(self, _: Enough) -> Sequence[Measured]:
         cost = self._workload().cost[self._world.index(self._strategy)]
         took = [math.exp(cost + self._luck.normal(0.0, 0.05)) for _ in range(8)]
         await trio.sleep(min(max(took), 60.0))
@@ -427,7 +428,7 @@ def _contexts(rows: Sequence[Row], room: int, luck: np.random.Generator) -> list
 
 
 def tuner(
-    world: World, seed: int, folder: Path | None, teach: Callable[[Sequence[Row], int], Brain]
+    world: World, seed: int, folder: Path | None, teach: Callable[[Sequence[Row], int], Brain], workers: int = 1
 ) -> list[list[Ran]]:
     """Return what ran when on each node, tuned by itself."""
     kept = [Kept() for _ in world.nodes]
@@ -438,17 +439,49 @@ def tuner(
             continue
         brain = teach(lesson(world, kept, np.random.default_rng([seed, day])), seed)
         clock = DayClock(begin=day * DAY)
-        _live(world, kept, Learner(brain, clock), clock, seed)
+        kept = _lived(Day(world=world, learner=Learner(brain, clock), clock=clock, seed=seed), kept, workers)
         if file is not None:
             file.write_bytes(msgspec.json.encode(kept))
     return [each.ran for each in kept]
 
 
-def _live(world: World, kept: Sequence[Kept], learner: Learner, clock: DayClock, seed: int) -> None:
-    """Let all nodes live a day. One after the other: nothing that they share changes before midnight."""
-    for node, each in zip(world.nodes, kept, strict=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """What all nodes have in common for a day. Nothing of it changes before midnight, so their order is free."""
 
-        async def live(node: Node = node, each: Kept = each) -> None:
-            await Paper(world, node, each, learner, clock, seed).live()
+    world: World
+    learner: Learner
+    clock: DayClock
+    seed: int
+
+    def __call__(self, pair: tuple[Node, Kept]) -> Kept:
+        """Let one node live it; return what is left of it."""
+        node, kept = pair
+
+        async def live() -> None:
+            await Paper(self.world, node, kept, self.learner, self.clock, self.seed).live()
 
         trio.run(live, clock=MockClock(autojump_threshold=0))
+        return kept
+
+
+_day: Day | None = None  # of a worker
+
+
+def _lived(day: Day, kept: Sequence[Kept], workers: int) -> list[Kept]:
+    pairs = list(zip(day.world.nodes, kept, strict=True))
+    if workers == 1:
+        return [day(pair) for pair in pairs]
+    # Forked, so that nobody has to pickle a world and what was learnt.
+    with get_context("fork").Pool(workers, _inherit, (day,)) as pool:
+        return pool.map(_live, pairs, chunksize=4)
+
+
+def _inherit(day: Day) -> None:
+    global _day  # noqa: PLW0603 -- what a worker is for
+    _day = day
+
+
+def _live(pair: tuple[Node, Kept]) -> Kept:
+    assert _day is not None, "no worker of a day"
+    return _day(pair)

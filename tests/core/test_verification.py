@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 
 from node.core.answer_costs import Sample, usual
-from node.core.verification import Basis, Case, Level, Verdict, basis, judge, judge_pairs
+from node.core.verification import Basis, Case, Level, Verdict, basis, hopeless, judge, judge_pairs
 
 SD = 0.4
 
@@ -144,6 +144,24 @@ def test_equal_requests_tell_in_a_handful(factor: float, worse: bool) -> None:
     before = [rng.gauss(0, 0.05) for _ in range(8)]
     after = [log(factor) + rng.gauss(0, 0.05) for _ in range(8)]
     assert (judge_pairs(before, after).verdict is Verdict.CONTRADICTED) is worse
+
+
+@pytest.mark.parametrize(
+    ("after", "enough"),
+    [
+        ((5.0, 5.0), False),
+        ((5.0, 5.0, 5.0), True),
+        ((2.0, 2.0, 2.0), True),
+        ((1.3, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3), False),
+        ((9.0, 1.0, 1.0), False),
+    ],
+    ids=["two", "five times", "twice", "a little", "the first alone"],
+)
+def test_three_requests_that_take_far_longer_are_enough(after: tuple[float, ...], enough: bool) -> None:
+    before = [0.0] * 8
+    assert hopeless(before, [log(each) for each in after]) is enough
+    if enough:
+        assert judge_pairs(before, [log(each) for each in after]).verdict is Verdict.CONTRADICTED
 
 
 def test_what_is_usual_is_hardly_moved_by_a_few_that_hung() -> None:

@@ -25,7 +25,7 @@ from node.core.tuning_ledger import Ledger, initial, opened
 from node.core.workload import Description, Timed, WorkloadWatch
 from node.errors import Unavailable
 from node.services.tune import Tuner
-from node.tuner_ports import TunerHands
+from node.tuner_ports import Enough, TunerHands
 
 KEY = "model engine machine"
 WALL = 1_800_000_000.0  # s since 1970 at the loop's 0
@@ -157,6 +157,7 @@ class World:
         self.has_peers = False
         self.rehearsing = rehearsing
         self.rehearsals = 0
+        self.rehearsed = 0  # requests of theirs that were answered
         self.adviser = FakeAdviser(cost_s=self.usual_s)
         self.watch = WorkloadWatch()
         self.file = FakeFile() if file is None else file
@@ -305,10 +306,12 @@ class World:
         self.watch.answered(Timed(began=began, at=now, strategy=runs.name, measured=measured))
         self.costs.append(log((now - came) / usual))
 
-    async def _rehearse(self) -> Sequence[Measured]:
+    async def _rehearse(self, enough: Enough) -> Sequence[Measured]:
         self.rehearsals += 1
         asked, answers = self.asked, list[Measured]()
         for at in range(8):
+            if enough(answers):
+                break
             tokens = 8 + at
             usual = self.usual_s * tokens / exp(4.0)
             took = usual * self.slow.get(self._runs, 1.0) * exp(self.rng.gauss(0.0, 0.05))
@@ -316,6 +319,7 @@ class World:
             if self.asked != asked or self._state is not EngineState.READY:
                 break
             answers.append(_measured(took, 100, tokens))
+            self.rehearsed += 1
         return answers
 
     # --- the whole

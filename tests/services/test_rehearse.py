@@ -1,9 +1,11 @@
 """A rehearsal asks the same, one after another, and gives way to whoever asks."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
+from node.core.answer_meter import Measured
 from node.core.engine_state import EngineState
 from node.errors import Broken, Unavailable
 from node.services.rehearse import PROMPTS, Rehearsal
@@ -27,6 +29,10 @@ class Clock:
         self.now += 0.1
 
 
+def whole(_: Sequence[Measured]) -> bool:
+    return False
+
+
 def upstream(clock: Clock) -> FakeUpstream:
     pool = FakeUpstream()
     pool.answer_with = lambda _: Script([clock.tick, TOKEN, clock.tick, TOKEN, USAGE], headers=EVENTS)
@@ -41,7 +47,7 @@ async def test_every_rehearsal_asks_the_same_and_no_cache_knows_it() -> None:
     clock = Clock()
     pool = upstream(clock)
     rehearsal = Rehearsal(FakeEngineBoard(), pool, asked=lambda: 3, clock=clock)
-    first, second = await rehearsal(), await rehearsal()
+    first, second = await rehearsal(whole), await rehearsal(whole)
     count = len(PROMPTS)
     assert len(first) == len(second) == count
     assert prompts_of(pool.requests[:count]) == prompts_of(pool.requests[count:])
@@ -55,7 +61,15 @@ async def test_it_ends_when_somebody_asks_and_returns_what_it_has() -> None:
     clock = Clock()
     pool = upstream(clock)
     rehearsal = Rehearsal(FakeEngineBoard(), pool, asked=lambda: len(pool.requests) // 3, clock=clock)
-    assert len(await rehearsal()) == 3
+    assert len(await rehearsal(whole)) == 3
+    assert len(pool.requests) == 3
+
+
+async def test_it_ends_when_its_answers_are_enough() -> None:
+    clock = Clock()
+    pool = upstream(clock)
+    rehearsal = Rehearsal(FakeEngineBoard(), pool, asked=lambda: 0, clock=clock)
+    assert len(await rehearsal(lambda found: len(found) == 3)) == 3
     assert len(pool.requests) == 3
 
 
@@ -70,7 +84,7 @@ async def test_it_ends_when_somebody_asks_and_returns_what_it_has() -> None:
 )
 async def test_an_answer_that_cannot_be_measured_is_said_so(script: Script) -> None:
     with pytest.raises(Unavailable):
-        await Rehearsal(FakeEngineBoard(), FakeUpstream(script), asked=lambda: 0, clock=Clock())()
+        await Rehearsal(FakeEngineBoard(), FakeUpstream(script), asked=lambda: 0, clock=Clock())(whole)
 
 
 async def test_an_engine_that_is_away_is_not_rehearsed() -> None:
@@ -78,5 +92,5 @@ async def test_an_engine_that_is_away_is_not_rehearsed() -> None:
     board, pool = FakeEngineBoard(), upstream(clock)
     board.show_state(EngineState.STOPPED)
     with pytest.raises(Unavailable):
-        await Rehearsal(board, pool, asked=lambda: 0, clock=clock)()
+        await Rehearsal(board, pool, asked=lambda: 0, clock=clock)(whole)
     assert not pool.requests

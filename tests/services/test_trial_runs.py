@@ -331,6 +331,24 @@ async def test_cells_are_told_of_once_and_again_only_when_more_is_known(autojump
         assert (await it.runs.answer({**ASKED, "fresh": True}, ignore))["records"]["signed"] == 2
 
 
+async def test_what_no_strategy_comes_through_is_no_strategy_s_failure(autojump_clock: MockClock) -> None:
+    async with world(replace(POLICY, idle=False)) as it:
+        await it.ready()
+        broken = True
+
+        def fate(strategy: Strategy, load: str, _number: int) -> dict[str, Any] | Failure:
+            out = load not in PROBES and (broken or strategy != DEFAULT)
+            return Failure(kind="crashed", reason="a load that nobody can say") if out else {}
+
+        it.bench.fate = fate
+        report = await it.runs.answer(ASKED, ignore)
+        assert {cell["failure"]["kind"] for cell in report["cells"]} == {"crashed"}
+        assert it.records == []
+        broken = False
+        await it.runs.answer({**ASKED, "fresh": True}, ignore)
+        assert sorted(str(each.outcome.failure) for each in it.records) == ["None", "crashed"]
+
+
 async def test_a_run_that_its_owner_breaks_off_signs_what_is_settled_and_a_full_disk_only_delays_that(
     autojump_clock: MockClock,
 ) -> None:

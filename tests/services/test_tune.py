@@ -201,6 +201,13 @@ def test_a_rehearsal_finds_a_slow_strategy_out_before_anybody_asks() -> None:
     assert end.costs == []
 
 
+@pytest.mark.parametrize(("slow", "requests"), [(5.0, 8 + 3), (1.2, 8 + 8)])
+def test_a_rehearsal_ends_as_soon_as_it_says_enough(slow: float, requests: int) -> None:
+    end = play(world(gains={LIAR: 0.5}, slow={LIAR: slow}, rehearsing=True), run_for(900))
+    assert end.switches == [LIAR, DEFAULT]
+    assert end.rehearsed == requests
+
+
 def test_answers_that_break_off_in_a_row_send_the_strategy_back() -> None:
     end = play(world(gains={LIAR: 0.5}, measured={LIAR: 1}, rate=0.5, failing={LIAR}), run_for(1800))
     assert end.switches == [LIAR, DEFAULT]

@@ -255,7 +255,7 @@ class Bench:
             now = time.perf_counter_ns()
             while waiting and requests[waiting[0]]["at"] * 1000 <= now - start:
                 index = waiting.popleft()
-                self._add(f"{name}-{index}", prompts[index], requests[index]["max_tokens"], rows[index])
+                self._add(f"{index}-{name}", prompts[index], requests[index]["max_tokens"], rows[index])
             if now - told > PROGRESS_EVERY * 1e9:
                 told = now
                 self.say({"progress": {"load": name, "answered": sum("end" in row for row in rows), "of": len(rows)}})
@@ -265,7 +265,7 @@ class Bench:
             outputs = self.engine.step()
             at = (time.perf_counter_ns() - start) // 1000
             for output in outputs:
-                index = int(output.request_id.split("-")[1])
+                index = int(output.request_id.partition("-")[0])
                 self._note(rows[index], output, at, last, index)
         return rows
 
