@@ -19,7 +19,7 @@ from node.core.day_hours import parse_span
 from node.core.operator_limits import Limits
 from node.core.quota import QuotaLimits
 from node.core.strategy import EXTERNAL, InvalidStrategy, Strategy, from_plain
-from node.core.tuner_policy import TunerPolicy
+from node.core.tuner_policy import TunerPolicy, by_littles_law
 from node.errors import ConfigError
 from node.http.auth import ApiKey
 from node.http.config import HttpLimits
@@ -153,7 +153,7 @@ def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
 
 def _goals(settings: Settings) -> tuple[str, ...]:
     """Return what is learnt: what was asked for, and what the tuner chooses by."""
-    goals, wanted = settings.learner.objectives, _objective(settings)
+    goals, wanted = settings.learner.objectives, by_littles_law(_objective(settings))
     if not settings.tuner.enabled or wanted in goals:
         return goals
     if len(goals) >= MOST_GOALS:

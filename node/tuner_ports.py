@@ -153,6 +153,7 @@ class TunerHands:
         asked: how many prompts ever came for the engine.
         wall: seconds since 1970. clock: the loop's seconds.
         memory: bytes that the engine may take; None for no limit.
+        leaving: whether an engine that another has taken over from is still there.
     """
 
     engine: Callable[[], EngineSnapshot]
@@ -176,4 +177,5 @@ class TunerHands:
     wall: Callable[[], float]
     clock: Callable[[], float]
     memory: Callable[[], int | None] = lambda: None
+    leaving: Callable[[], bool] = lambda: False
     rehearse: Rehearse | None = None

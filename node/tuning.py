@@ -163,6 +163,7 @@ class Tuning:
             wall=lambda: wall() / 1e6,
             clock=trio.current_time,
             memory=lambda: policy.memory_limit(tools.memory),
+            leaving=self._engine.leaving,
             rehearse=Rehearsal(self._engine, self._hands.upstream, asked=self._local.generating_seen),
         )
         configured = _configured(self._policies)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from node.core.day_hours import Span
+from node.core.tuner_policy import by_littles_law
 from node.errors import ConfigError
 from node.places import places
 from node.policies import Policies, policies_of
@@ -32,6 +33,26 @@ def test_what_the_tuner_chooses_by_is_learnt_as_well() -> None:
         "tail",
     )
     assert made('[tuner]\nenabled = false\nobjective = "tail"').learner.goals == ("latency",)
+
+
+def test_for_throughput_the_learner_learns_and_is_asked_for_latency() -> None:
+    policies = made('[learner]\nobjectives = ["throughput"]')
+    assert (policies.tuner.objective, policies.tuner.goal) == ("throughput", "latency")
+    assert policies.learner.goals == ("throughput", "latency")
+
+
+@pytest.mark.parametrize(
+    ("objective", "asked"),
+    [
+        ("throughput", "latency"),
+        ("tail", "tail"),
+        ("latency:0.5,cost:0.5", "latency:0.5,cost:0.5"),
+        ("throughput:0.25,cost:0.5,latency:0.25", "latency:0.5,cost:0.5"),
+        ("throughput:2,latency", "latency"),
+    ],
+)
+def test_throughput_is_latency_in_mixes_too(objective: str, asked: str) -> None:
+    assert by_littles_law(objective) == asked
 
 
 def test_more_objectives_than_can_be_learnt_are_refused() -> None:

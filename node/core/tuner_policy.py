@@ -13,7 +13,7 @@ class TunerPolicy:
 
     Attributes:
         enabled: False leaves the engine as it is configured.
-        objective: what "best" means: `latency`, `tail:0.5,cost:0.5`. The learner learns it as well.
+        objective: what "best" means: `latency`, `tail:0.5,cost:0.5`.
         lossy: whether strategies that change answers may be chosen.
         horizon_s: for so long a workload is taken to last, until it is known how long they last here.
         hold_s: prompts wait for so long while the engine is away for a switch.
@@ -38,6 +38,11 @@ class TunerPolicy:
     price_per_hour: float | None = None
     energy_price_per_kwh: float | None = None
 
+    @property
+    def goal(self) -> str:
+        """What the learner is asked for, and so learns as well."""
+        return by_littles_law(self.objective)
+
     def memory_limit(self, total: int | None) -> int | None:
         """Return how many bytes the engine may take, of `total` that there are; None without a limit that is known."""
         share = None if self.memory_share is None or total is None else int(self.memory_share * total)
@@ -54,3 +59,20 @@ class TunerPolicy:
             return None
         energy = (self.energy_price_per_kwh or 0.0) * (watts or 0.0) / 1000.0
         return (self.price_per_hour or 0.0) + energy
+
+
+def by_littles_law(objective: str) -> str:
+    """Return the objective by which a node chooses for its own traffic: that, with latency for throughput.
+
+    How many tokens a second are written for people is decided by how many ask: traffic comes at its own pace, and so
+    does a load that is made like it. But so many prompts at once as there are now are answered at a rate that is
+    inverse to their latency (Little 1961): a share of the one saved is that share of the other gained.
+    """
+    if "throughput" not in objective:
+        return objective
+    weights: dict[str, float] = {}
+    for part in objective.split(","):
+        word, _, weight = part.strip().partition(":")
+        kept = "latency" if word == "throughput" else word
+        weights[kept] = weights.get(kept, 0.0) + float(weight or 1.0)
+    return next(iter(weights)) if len(weights) == 1 else ",".join(f"{word}:{each:g}" for word, each in weights.items())

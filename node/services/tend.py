@@ -96,6 +96,10 @@ class EngineKeeper:
         """Count the unplanned ends of the last ten minutes under the present strategy."""
         return self._record.troubles()
 
+    def leaving(self) -> bool:
+        """Tell whether an engine that another has taken over from is still there."""
+        return self._loop.leaving > 0
+
     def absent_s(self) -> float:
         """Return the seconds, since it served for the first time, in which no engine served."""
         return self._record.absent_s()

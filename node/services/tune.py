@@ -362,7 +362,7 @@ class Tuner:
             (cost, width), *_ = await self._decider.costs(description, [proof.trust.before])
         except Unavailable:
             return
-        if cost is not None and width is not None and self._policy.objective == "latency":
+        if cost is not None and width is not None and self._policy.goal == "latency":
             proof.level = Level(cost=cost, sd=width / NORMAL_90)
 
     def _crashes(self) -> bool:

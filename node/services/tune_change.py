@@ -160,8 +160,12 @@ class Changes:
         await self.rehearse_again(self._desk.proof)
 
     async def rehearse_again(self, proof: Proof) -> None:
-        """Send what was sent before the switch once more, if that was not done yet and nobody wants an answer."""
-        if proof.first and not proof.pairs_enough and self._desk.quiet_s >= REHEARSED_AFTER:
+        """Send what was sent before the switch once more, if that was not done yet and nobody wants an answer.
+
+        Not while the engine of before is still there: it would have its share of the machine.
+        """
+        alone = self._desk.quiet_s >= REHEARSED_AFTER and not self._hands.leaving()
+        if proof.first and not proof.pairs_enough and alone:
             proof.compare(await self._rehearse(proof.hopeless))
 
     async def _rehearse(self, enough: Enough) -> Sequence[Measured]:

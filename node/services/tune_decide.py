@@ -55,7 +55,7 @@ class Decider:
             rows = await self._hands.question(description, strategies)
             advice = await self._hands.adviser.advise(
                 rows,
-                goal=self._policy.objective,
+                goal=self._policy.goal,
                 default=0,
                 current=0,
                 lossy=True,
@@ -79,7 +79,7 @@ class Decider:
         async def ask(without: Sequence[int]) -> Decision:
             advice = await self._hands.adviser.advise(
                 rows,
-                goal=self._policy.objective,
+                goal=self._policy.goal,
                 default=0,
                 current=current,
                 lossy=self._policy.lossy,

@@ -12,7 +12,7 @@ from typing import Final
 from node.core.answer_costs import MICRO, Sample, busy_s, samples
 from node.core.answer_meter import Measured
 from node.core.tuning_ledger import Trust
-from node.core.verification import Basis, Case, Judged, Level, Verdict, basis, hopeless, judge, judge_pairs
+from node.core.verification import LEAST_PAIRS, Basis, Case, Judged, Level, Verdict, basis, hopeless, judge, judge_pairs
 from node.core.workload import Timed
 from node.tuner_ports import TrafficWatch
 
@@ -20,7 +20,6 @@ BEFORE: Final = 512  # answers of before that are compared with: all that traffi
 BEFORE_SPAN: Final = 7200.0  # s
 LOOK_ANYWAY: Final = 60.0  # s between judgements when nothing came: time passes, too
 LEAST_FOR_LEVEL: Final = 16  # answers, of which a description can be had, and the level of before asked for
-LEAST_PAIRS: Final = 4  # equal requests before and after, from which no more are sent
 TAILS: Final = ("tail", "slo")  # objectives in which the slowest answers count
 
 
@@ -76,9 +75,7 @@ class Proof:
     @property
     def pairs_enough(self) -> bool:
         """Whether the rehearsal after the switch came far enough to tell."""
-        if self.rehearsed is None or self.rehearsed.observed is None:
-            return False
-        return self.rehearsed.verdict is Verdict.CONTRADICTED or self.rehearsed.observed.answers >= LEAST_PAIRS
+        return self.rehearsed is not None and self.rehearsed.observed is not None
 
     def wants_level(self) -> bool:
         """Tell whether a foretold level would help, and was not asked for yet."""

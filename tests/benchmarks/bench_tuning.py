@@ -3,11 +3,11 @@
     python -m tests.benchmarks.bench_tuning --out FOLDER                       # hours; broken off, it goes on
     python -m tests.benchmarks.bench_tuning --out FOLDER --kinds copy,bursty --goals latency,tail
 
-For each workload every strategy is tried on a bench of its own (`metainf profile --trials`): the best of them, by each
-objective, is what could be had. Then a node that knows nothing starts on vLLM's default, gets that workload from a load
-generator, has some quiet minutes, and the workload again. What it runs at the end is measured at the client against the
-default and the best of the trials: nodes with one of them each stand side by side and are asked in turns, prompts that
-nobody had before, equal ones in each round.
+For each workload every strategy is tried on a bench of its own (`metainf profile --trials`). Then a node that knows
+nothing starts on vLLM's default, gets that workload from a load generator, has some quiet minutes, and the workload
+again. What it runs at the end is measured at the client against the default and the best of the trials by each
+objective: nodes with one of them each stand side by side and are asked in turns, prompts that nobody had before, equal
+ones in each round. The best of all these at the client is what could be had.
 """
 
 import argparse
@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from node.core.strategy import to_plain
+from node.core.strategy_names import parse_name
 from node.core.workloads import Load, Request, Scale, loads
 from tests.e2e.daemon import CHECKOUT, Daemon, environment, metainf, running_node
 
@@ -39,7 +41,6 @@ SCALES = tuple(Scale(prefill=64 << prefill, decode=8 << decode) for prefill, dec
 STRATEGIES = 9
 START_S = 300.0
 ANSWER_S = 180.0
-SWITCH_S = 600.0
 LEAST_GAIN = 0.15  # log-cost over the default from which a cell counts as one where something can be gained
 WORSE = 0.02
 IDLE_AFTER_S = 70.0  # by then it is known what the engine takes, and the tuner has said what it wants tried
@@ -258,7 +259,8 @@ def tuned(plan: Plan, kind: str, goal: str, out: Path, scale: Scale) -> Did:
             replay(daemon.url, fresh(kind, scale, seed := seed + 1))
         decided = time.monotonic() - began
         facts = _tuner(daemon)
-        (folder / "history.json").write_text(metainf(daemon, "strategy", "history", "--json"))
+        for words in ("history", "show"):
+            (folder / f"{words}.json").write_text(metainf(daemon, "strategy", words, "--json"))
     chosen = str(facts["strategy"])
     print(f"  {kind}/{goal}: runs {chosen} after {decided:.0f} s ({facts['reason']})", flush=True)
     return Did(
@@ -302,12 +304,8 @@ def side_by_side(plan: Plan, kind: str, out: Path, scale: Scale, strategies: Seq
         urls: dict[str, str] = {}
         for number, name in enumerate(strategies):
             folder = _with_model(out, kind, f"beside-{kind}-{number}")
-            daemon = stack.enter_context(running_node(folder, config=config))
+            daemon = stack.enter_context(running_node(folder, config=config + _fixed(name)))
             daemon.wait_for_engine(within=START_S)
-            if name != "default":
-                metainf(daemon, "strategy", "set", name, "--json", within=SWITCH_S)
-                facts = _tuner(daemon)
-                assert facts["phase"] == "fixed", f"{name} was set: {facts}"
             urls[name] = daemon.url
         # What a first answer pays for is not counted.
         for number in range(-1, plan.rounds):
@@ -319,7 +317,19 @@ def side_by_side(plan: Plan, kind: str, out: Path, scale: Scale, strategies: Seq
     return found
 
 
-def cell_of(did: Did, best: str, found: Mapping[str, Sequence[Figures]]) -> Cell:
+def _fixed(name: str) -> str:
+    """Return the settings that fix a strategy."""
+    strategy = parse_name(name)
+    assert not strategy.engine_extra, f"{name}: the settings have no word for a part of it"
+    plain = to_plain(strategy)
+    if strategy.speculation is not None:
+        del plain["speculation"]
+        plain |= {f"speculation_{part}": value for part, value in asdict(strategy.speculation).items()}
+    # Numbers, booleans and words are written in TOML as in JSON.
+    return "\n".join(["[engine.strategy]", *(f"{field} = {json.dumps(value)}" for field, value in plain.items()), ""])
+
+
+def cell_of(did: Did, found: Mapping[str, Sequence[Figures]]) -> Cell:
     """Return what a node's choice came to, round by round against the default."""
     default = [each.cost(did.goal) for each in found["default"]]
 
@@ -327,6 +337,7 @@ def cell_of(did: Did, best: str, found: Mapping[str, Sequence[Figures]]) -> Cell
         apart = (each.cost(did.goal) - beside for each, beside in zip(found[name], default, strict=True))
         return statistics.median(default) + statistics.median(apart)
 
+    best = min(found, key=level)
     return Cell(did=did, default=level("default"), chosen=level(did.chosen), best=level(best), best_name=best)
 
 
@@ -334,7 +345,7 @@ def show(cells: Sequence[Cell]) -> str:
     """Return the table."""
     lines = [
         f"{'workload':14}{'objective':12}{'default':>9}{'chosen':>9}{'best':>9}{'could':>8}{'closed':>8}"
-        f"{'decided':>9}{'switches':>9}  chosen | best by trials"
+        f"{'decided':>9}{'switches':>9}  chosen | best"
     ]
     for cell in cells:
         could, closed = 1 - math.exp(-cell.open), f"{cell.closed:.0%}" if cell.open > 0 else "-"
@@ -368,7 +379,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--goals", default=",".join(GOALS))
-    parser.add_argument("--rounds", type=int, default=Plan.rounds)
+    parser.add_argument("--rounds", type=int, default=Plan().rounds)
     options = parser.parse_args(arguments)
     plan = Plan(kinds=tuple(options.kinds.split(",")), goals=tuple(options.goals.split(",")), rounds=options.rounds)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -378,10 +389,14 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{kind}: best by trials: {dict(could.best)}", flush=True)
         did = [_kept(options.out, plan, kind, goal, could.scale) for goal in plan.goals]
         every = dict.fromkeys(("default", *could.best.values(), *(each.chosen for each in did)))
-        found = side_by_side(plan, kind, options.out, could.scale, tuple(every))
-        rounds = {name: [asdict(each) for each in figures] for name, figures in found.items()}
-        (options.out / f"rounds-{kind}.json").write_text(json.dumps(rounds))
-        cells += [cell_of(each, could.best[each.goal], found) for each in did]
+        kept = options.out / f"rounds-{kind}.json"
+        rounds = json.loads(kept.read_text()) if kept.exists() else {}
+        if not set(every) <= set(rounds):
+            made = side_by_side(plan, kind, options.out, could.scale, tuple(every))
+            rounds = {name: [asdict(each) for each in figures] for name, figures in made.items()}
+            kept.write_text(json.dumps(rounds))
+        found = {name: [Figures(**each) for each in figures] for name, figures in rounds.items()}
+        cells += [cell_of(each, found) for each in did]
         print(show(cells), flush=True)
     return 0
 

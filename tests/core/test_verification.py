@@ -149,19 +149,23 @@ def test_equal_requests_tell_in_a_handful(factor: float, worse: bool) -> None:
 @pytest.mark.parametrize(
     ("after", "enough"),
     [
-        ((5.0, 5.0), False),
-        ((5.0, 5.0, 5.0), True),
-        ((2.0, 2.0, 2.0), True),
+        ((5.0, 5.0, 5.0), False),
+        ((5.0, 5.0, 5.0, 5.0), True),
+        ((2.0, 2.0, 2.0, 2.0), True),
         ((1.3, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3), False),
-        ((9.0, 1.0, 1.0), False),
+        ((9.0, 1.0, 1.0, 1.0), False),
     ],
-    ids=["two", "five times", "twice", "a little", "the first alone"],
+    ids=["three", "five times", "twice", "a little", "the first alone"],
 )
-def test_three_requests_that_take_far_longer_are_enough(after: tuple[float, ...], enough: bool) -> None:
+def test_four_requests_that_take_far_longer_are_enough(after: tuple[float, ...], enough: bool) -> None:
     before = [0.0] * 8
     assert hopeless(before, [log(each) for each in after]) is enough
     if enough:
         assert judge_pairs(before, [log(each) for each in after]).verdict is Verdict.CONTRADICTED
+
+
+def test_fewer_than_four_equal_requests_may_have_had_the_same_bad_luck() -> None:
+    assert judge_pairs([0.0] * 8, [log(9)] * 3).verdict is Verdict.UNDECIDED
 
 
 def test_what_is_usual_is_hardly_moved_by_a_few_that_hung() -> None:

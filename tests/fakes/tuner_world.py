@@ -157,6 +157,7 @@ class World:
         self.has_peers = False
         self.rehearsing = rehearsing
         self.rehearsals = 0
+        self.leaving = False  # whether the engine of before a switch is still there
         self.rehearsed = 0  # requests of theirs that were answered
         self.adviser = FakeAdviser(cost_s=self.usual_s)
         self.watch = WorkloadWatch()
@@ -221,6 +222,7 @@ class World:
             wall=lambda: self._wall + self.clock(),
             clock=self.clock,
             rehearse=self._rehearse if self.rehearsing else None,
+            leaving=lambda: self.leaving,
         )
 
     def clock(self) -> float:

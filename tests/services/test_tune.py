@@ -201,11 +201,22 @@ def test_a_rehearsal_finds_a_slow_strategy_out_before_anybody_asks() -> None:
     assert end.costs == []
 
 
-@pytest.mark.parametrize(("slow", "requests"), [(5.0, 8 + 3), (1.2, 8 + 8)])
+@pytest.mark.parametrize(("slow", "requests"), [(5.0, 8 + 4), (1.2, 8 + 8)])
 def test_a_rehearsal_ends_as_soon_as_it_says_enough(slow: float, requests: int) -> None:
     end = play(world(gains={LIAR: 0.5}, slow={LIAR: slow}, rehearsing=True), run_for(900))
     assert end.switches == [LIAR, DEFAULT]
     assert end.rehearsed == requests
+
+
+def test_no_rehearsal_shares_the_machine_with_the_engine_of_before() -> None:
+    def leave(here: World) -> None:
+        here.leaving = True
+        here.at(1200.0, lambda world: setattr(world, "leaving", False))
+
+    end = play(world(gains={LIAR: 0.5}, slow={LIAR: 2.0}, rehearsing=True), run_for(1190, leave))
+    assert (end.switches, end.rehearsed) == ([LIAR], 8)
+    end = play(world(gains={LIAR: 0.5}, slow={LIAR: 2.0}, rehearsing=True), run_for(1500, leave))
+    assert (end.switches, end.rehearsed) == ([LIAR, DEFAULT], 8 + 4)
 
 
 def test_answers_that_break_off_in_a_row_send_the_strategy_back() -> None:
