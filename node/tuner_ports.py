@@ -136,7 +136,9 @@ class TunerHands:
 
     Attributes:
         engine: what the engine is doing. troubles: its unplanned ends of the last ten minutes, under what runs.
-        candidates: what it may run, the engine's default first; equal engines under one name only.
+        known: waits until it is known what the engine takes.
+        candidates: what it may run, the engine's default first; equal engines under one name only. Before that is
+            known, no more than what is configured.
         question: candidates as rows of one context. Raises Unavailable where the machine is not known yet.
         evidence: this node's own records of the model, as rows.
         canonical: the same strategy without what the engine does anyway.
@@ -161,6 +163,7 @@ class TunerHands:
     switch: StrategySwitch
     watch: TrafficWatch
     adviser: Adviser
+    known: Callable[[], Awaitable[None]]
     candidates: Callable[[], Sequence[Strategy]]
     question: Callable[[Description | None, Sequence[Strategy]], Awaitable[Sequence[Row]]]
     evidence: Callable[[], Awaitable[Sequence[Row]]]

@@ -147,6 +147,7 @@ class Tuning:
             switch=self._switcher,
             watch=self._traffic.watch,
             adviser=learning,
+            known=self._known.wait,
             candidates=lambda: self._candidates,
             question=self._question,
             evidence=self._evidence,
@@ -241,8 +242,6 @@ class Tuning:
         found = candidates(self._place, lossy=self._policies.tuner.lossy)
         self._candidates = tuple(dict.fromkeys(map(self._canonical, (base, *found))))
         self._known.set()
-        if self._tuner is not None:
-            self._tuner.informed("it is known what the engine takes")
 
     async def _look_at_machine(self) -> None:
         """Find out which model runs on what, for questions and records."""

@@ -101,10 +101,6 @@ class Tuner:
         self._desk.ledger = replace(self._desk.ledger, mode="auto", fixed=None)
         self._desk.want(RELEASED)
 
-    def informed(self, news: str) -> None:
-        """Hear of something that may change a decision."""
-        self._desk.want(news)
-
     def tried(self) -> None:
         """Hear that trials were recorded."""
         self._tried_at = self._hands.clock()

@@ -68,6 +68,7 @@ class Decider:
         raise Unavailable(f"no advice came within {DEADLINE:.0f} s")
 
     async def _decide(self, ledger: Ledger, moment: Moment, *, first: bool) -> Decision:
+        await self._hands.known()
         candidates, current = self._candidates()
         wall = self._hands.wall()
         banned = {ban.strategy for ban in bans_at(ledger, wall)}

@@ -148,6 +148,7 @@ class Paper:
                 switch=self,
                 watch=self,
                 adviser=learner,
+                known=trio.lowlevel.checkpoint,
                 candidates=self._candidates,
                 question=self._question,
                 evidence=self._evidence,

@@ -156,6 +156,8 @@ class World:
         self.failing: set[Strategy] = set()  # their answers are broken off
         self.has_peers = False
         self.rehearsing = rehearsing
+        self.known = trio.Event()  # what the engine takes
+        self.known.set()
         self.rehearsals = 0
         self.leaving = False  # whether the engine of before a switch is still there
         self.rehearsed = 0  # requests of theirs that were answered
@@ -206,7 +208,8 @@ class World:
             switch=self,
             watch=self.watch,
             adviser=self.adviser,
-            candidates=lambda: CANDIDATES,
+            known=self._until_known,
+            candidates=lambda: CANDIDATES if self.known.is_set() else (DEFAULT,),
             question=question,
             evidence=evidence,
             canonical=lambda strategy: strategy,
@@ -307,6 +310,9 @@ class World:
         measured = _measured(now - began, prompt, output)
         self.watch.answered(Timed(began=began, at=now, strategy=runs.name, measured=measured))
         self.costs.append(log((now - came) / usual))
+
+    async def _until_known(self) -> None:
+        await self.known.wait()
 
     async def _rehearse(self, enough: Enough) -> Sequence[Measured]:
         self.rehearsals += 1

@@ -126,6 +126,17 @@ def test_a_default_that_is_worse_than_what_ran_is_left_alone_until_the_traffic_c
     assert [ban["strategy"] for ban in bans] == ["default"]
 
 
+def test_nothing_is_decided_before_it_is_known_what_the_engine_takes() -> None:
+    def script(here: World) -> None:
+        here.known = trio.Event()
+        here.at(40.0, lambda world: world.known.set())
+
+    end = play(world(measured={GOOD: 3}, gains={GOOD: 0.3}, rate=0.4), run_for(120, script))
+    reasons = [str(step["reason"]) for step in end.told_steps("keep")]
+    assert reasons == []
+    assert end.switches == [GOOD]
+
+
 def test_traffic_that_changes_while_a_strategy_is_verified_ends_that_without_a_verdict() -> None:
     def learn(here: World) -> None:
         here.adviser.gains = {GOOD: 0.1}
