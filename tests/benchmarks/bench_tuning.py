@@ -39,6 +39,7 @@ KINDS = ("copy", "bursty", "long_prompt", "shared_prefix")
 GOALS = ("latency", "tail", "throughput")
 SCALES = tuple(Scale(prefill=64 << prefill, decode=8 << decode) for prefill, decode in product(range(5), range(5)))
 STRATEGIES = 9
+CACHE = 512 << 20  # bytes of KV cache where nodes stand side by side: three times what a load fills
 START_S = 300.0
 ANSWER_S = 180.0
 LEAST_GAIN = 0.15  # log-cost over the default from which a cell counts as one where something can be gained
@@ -299,7 +300,7 @@ def _until_settled(daemon: Daemon, plan: Plan) -> None:
 def side_by_side(plan: Plan, kind: str, out: Path, scale: Scale, strategies: Sequence[str]) -> dict[str, list[Figures]]:
     """Measure strategies on nodes of one each, in turns; return by strategy the figures of each round."""
     found: dict[str, list[Figures]] = {name: [] for name in strategies}
-    config = "[learner]\nenabled = false\n[trials]\nidle = false\n"
+    config = f"[learner]\nenabled = false\n[trials]\nidle = false\n[engine]\nkv_cache_bytes = {CACHE}\n"
     with ExitStack() as stack:
         urls: dict[str, str] = {}
         for number, name in enumerate(strategies):
