@@ -46,7 +46,7 @@ DISAPPOINTING: Final = 0.25  # of what was promised at least: less than that, an
 STRANGE_SD: Final = 0.5
 LEAST_LEVEL_SD: Final = 0.4  # log-cost of single answers, where no answers before tell: lengths differ
 LEAST_PAIR_SD: Final = 0.1  # log-cost, of equal requests one after another: a warm engine's spread
-LEAST_PAIRS: Final = 4  # equal requests of which anything is said: fewer may have had the same bad luck
+LEAST_PAIRS: Final = 4  # equal requests, of which no more need be sent where they say something
 HOPELESS: Final = 0.4  # log-cost: half as slow again; no more equal requests are needed to tell
 PAIR_ERRORS: Final = 3.0  # standard errors: of a few pairs with a spread of their own, one alarm in some hundred
 FEW: Final = 4.0  # by what share of 1 / answers a deviation known from few is widened (as Student's t at these risks)
@@ -207,7 +207,7 @@ def judge_pairs(before: Sequence[float], after: Sequence[float]) -> Judged:
     One look, by a test of the mean of pairs: nothing but the strategy differs, so a handful tells. Confirms nothing.
     """
     pairs = min(len(before), len(after))
-    if pairs < LEAST_PAIRS:
+    if pairs < LEAST_AFTER:
         return Judged(verdict=Verdict.UNDECIDED, reason="too few equal requests")
     mean, error = _slower(before, after)
     width = _quantile(SHOWN / 2) * error

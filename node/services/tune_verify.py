@@ -75,7 +75,9 @@ class Proof:
     @property
     def pairs_enough(self) -> bool:
         """Whether the rehearsal after the switch came far enough to tell."""
-        return self.rehearsed is not None and self.rehearsed.observed is not None
+        if self.rehearsed is None or self.rehearsed.observed is None:
+            return False
+        return self.rehearsed.verdict is Verdict.CONTRADICTED or self.rehearsed.observed.answers >= LEAST_PAIRS
 
     def wants_level(self) -> bool:
         """Tell whether a foretold level would help, and was not asked for yet."""
