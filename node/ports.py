@@ -133,6 +133,10 @@ class LaunchPlan:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+# Hears an engine that is ready and serves nobody yet, under the model's name; returns why it must not take over, or "".
+Audition = Callable[[Endpoint, str], Awaitable[str]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineExit:
     """How an engine ended. One of `code` and `signal` is set."""

@@ -15,6 +15,7 @@ from node.core.observation import Row
 from node.core.strategy import Strategy
 from node.core.tuning_ledger import Ledger
 from node.core.workload import Description, Timed
+from node.ports import Audition, Endpoint
 
 
 class Switched(Protocol):
@@ -44,8 +45,11 @@ class Switched(Protocol):
 class StrategySwitch(Protocol):
     """Brings the engine to another strategy."""
 
-    async def switch(self, strategy: Strategy, *, reason: str) -> Switched:
-        """Switch; where that fails the old one runs again, or is on its way. Raises nothing for the engine's faults."""
+    async def switch(self, strategy: Strategy, *, reason: str, audition: Audition | None = None) -> Switched:
+        """Switch; where that fails the old one runs again, or is on its way. Raises nothing for the engine's faults.
+
+        `audition` hears the new engine before it takes over, where there are two at once.
+        """
         ...
 
     async def back(self, strategy: Strategy, *, reason: str) -> Switched:
@@ -127,7 +131,23 @@ class LedgerFile(Protocol):
 
 Publish = Callable[[Strategy, str, Description | None], Awaitable[None]]
 Enough = Callable[[Sequence[Measured]], bool]  # whether the answers so far to a rehearsal say enough
-Rehearse = Callable[[Enough], Awaitable[Sequence[Measured]]]
+Engine = tuple[Endpoint, str]  # one of them, and the model's name there
+
+
+class Rehearse(Protocol):
+    """Sends a few requests (eight or more), the same each time, one after another. See `node.services.rehearse`."""
+
+    async def __call__(self, enough: Enough, engine: Engine | None = None) -> Sequence[Measured]:
+        """Return the answers in order: as many as came until somebody else wanted one, or they were enough.
+
+        Args:
+            enough: whether they are.
+            engine: which one is asked; None is the one that serves.
+
+        Raises:
+            node.errors.Unavailable: it gave no answer that can be measured.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +166,7 @@ class TunerHands:
         turn: entered when it is this node's turn to take its engine away; may wait for minutes.
         peers: whether others of the swarm serve the model now.
         gapless: whether a switch to it leaves no gap: a lever, or room for a second engine.
-        rehearse: sends a few requests (eight or more), the same each time, one after another to the engine that serves,
-            and returns the answers in order: as many as came until somebody else wanted one, or they were enough. Not
-            counted in `asked` and `watch`. May raise Unavailable. None where that is not to be had.
+        rehearse: a rehearsal, not counted in `asked` and `watch`. None where that is not to be had.
         flush: closes the window of traffic under way and has it recorded, so that a strategy that reality contradicts
             is published.
         publish: has a failure recorded: strategy, `start_failed` (or out_of_memory, crashed, timed_out), traffic.

@@ -15,10 +15,11 @@ OUT_OF_MEMORY = "out_of_memory"
 TIMED_OUT = "timed_out"  # it was not ready in time
 CRASHED = "crashed"  # killed by a fault of its own while it started
 WRONG_ANSWERS = "wrong_answers"  # it answers, but not what the model says
+WORSE = "worse"  # it was heard beside the one that serves, is worse, and never took over
 NOT_DRAINED = "not_drained"  # what ran did not end in time; nobody was cut off, the old one serves on
 OVERRULED = "overruled"  # somebody wished something else meanwhile: the node's end, a restart, trials
 
-RESULTS = (DONE, START_FAILED, OUT_OF_MEMORY, TIMED_OUT, CRASHED, WRONG_ANSWERS, NOT_DRAINED, OVERRULED)
+RESULTS = (DONE, START_FAILED, OUT_OF_MEMORY, TIMED_OUT, CRASHED, WRONG_ANSWERS, WORSE, NOT_DRAINED, OVERRULED)
 
 LEAST_START_TIMEOUT = 120.0  # s: a start of 17 s takes a minute and more while the owner compiles something
 START_PATIENCE = 4.0  # times the usual start: compilation costs five times an eager start's engine, not its imports

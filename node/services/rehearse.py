@@ -15,7 +15,7 @@ from node.core.endpoints import Dialect
 from node.core.workloads import Words
 from node.errors import Broken, Unavailable
 from node.ports import EngineBoard, Upstream
-from node.tuner_ports import Enough
+from node.tuner_ports import Engine, Enough
 
 COMPLETIONS: Final = "/v1/completions"
 JSON_HEADERS: Final = ((b"content-type", b"application/json"), (b"accept", b"text/event-stream"))
@@ -28,7 +28,7 @@ PIECE: Final = 1 << 20  # bytes of an answer that are read: a thousand times as 
 
 
 class Rehearsal:
-    """Asks the engine that serves."""
+    """Asks the engine that serves, or one that is about to."""
 
     def __init__(
         self,
@@ -44,8 +44,12 @@ class Rehearsal:
         self._asked = asked
         self._clock = clock
 
-    async def __call__(self, enough: Enough) -> Sequence[Measured]:
+    async def __call__(self, enough: Enough, engine: Engine | None = None) -> Sequence[Measured]:
         """Return the answers in order: all of them, or those until somebody asked or they were enough.
+
+        Args:
+            enough: whether the answers so far are.
+            engine: which one is asked; None is the one that serves.
 
         Raises:
             Unavailable: no engine serves, or it gave no answer that can be measured.
@@ -56,7 +60,7 @@ class Rehearsal:
                 break
             measured: Measured | None = None
             with trio.move_on_after(EACH):
-                measured = await self._ask(number, words)
+                measured = await self._ask(number, words, engine or self._serving())
             if measured is None:
                 raise Unavailable(f"no answer to a rehearsal within {EACH:.0f} s")
             if self._asked() != before:  # and it shared the engine
@@ -64,10 +68,14 @@ class Rehearsal:
             found.append(measured)
         return tuple(found)
 
-    async def _ask(self, number: int, words: int) -> Measured | None:
+    def _serving(self) -> Engine:
         endpoint, model = self._board.endpoint(), self._board.snapshot().model
         if endpoint is None or model is None:
             raise Unavailable("no engine serves")
+        return endpoint, model
+
+    async def _ask(self, number: int, words: int, engine: Engine) -> Measured | None:
+        endpoint, model = engine
         meter, read = AnswerMeter(began=self._clock(), dialect=Dialect.OPENAI), 0
         try:
             async with self._upstream.send(

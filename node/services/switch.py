@@ -15,7 +15,7 @@ import trio
 from node.core.engine_state import EngineSnapshot, EngineState
 from node.core.strategy import Strategy
 from node.core.switching import DONE, OUT_OF_MEMORY, START_FAILED, Outcome, start_timeout, usual_start
-from node.ports import LaunchPlan
+from node.ports import Audition, LaunchPlan
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,14 @@ class SwitchableEngine(Protocol):
         ...
 
     async def succeed(
-        self, plan: LaunchPlan, *, reason: str, start_timeout: float, patience: float, compare: bool = True
+        self,
+        plan: LaunchPlan,
+        *,
+        reason: str,
+        start_timeout: float,
+        patience: float,
+        compare: bool = True,
+        audition: Audition | None = None,
     ) -> Outcome:
         """Start a second one beside it and change over."""
         ...
@@ -141,7 +148,7 @@ class Switcher:
         """Return the median of the seconds that the last starts took, from launch to the first token."""
         return usual_start(self._engine.starts())
 
-    async def switch(self, strategy: Strategy, *, reason: str) -> Switched:
+    async def switch(self, strategy: Strategy, *, reason: str, audition: Audition | None = None) -> Switched:
         """Have the engine run a strategy; where it does not, the old one serves when this returns.
 
         Should even that have troubles, it is being started again. Never raises for the engine's faults. Cancelled,
@@ -151,9 +158,11 @@ class Switcher:
         Args:
             strategy: what to run.
             reason: why, for `metainf status`.
+            audition: hears a second engine before it takes over from the first; not asked on the other two ways.
         """
         async with self._turn:
-            return await self._to(replace(self._base, strategy=strategy), reason, fallback=self._engine.plan())
+            plan = replace(self._base, strategy=strategy)
+            return await self._to(plan, reason, fallback=self._engine.plan(), audition=audition)
 
     async def back(self, strategy: Strategy, *, reason: str) -> Switched:
         """Have the engine run a strategy again that was good, because the present one is not.
@@ -167,7 +176,13 @@ class Switcher:
             return await self._to(plan, reason, fallback=fallback, going_back=True)
 
     async def _to(
-        self, plan: LaunchPlan, reason: str, *, fallback: LaunchPlan | None, going_back: bool = False
+        self,
+        plan: LaunchPlan,
+        reason: str,
+        *,
+        fallback: LaunchPlan | None,
+        going_back: bool = False,
+        audition: Audition | None = None,
     ) -> Switched:
         engine, began, absent = self._engine, self._clock(), self._engine.absent_s()
 
@@ -199,7 +214,12 @@ class Switcher:
             how = START_FIRST
             # Nobody waits for it, and it shares the machine with one that is at work: as patient as with a first start.
             outcome = await engine.succeed(
-                plan, reason=reason, start_timeout=self._first_start, patience=PATIENCE, compare=not going_back
+                plan,
+                reason=reason,
+                start_timeout=self._first_start,
+                patience=PATIENCE,
+                compare=not going_back,
+                audition=audition,
             )
             # Two at once may be what was too much, and what is to be left must not stay for want of room.
             again = outcome.result == OUT_OF_MEMORY or (going_back and outcome.failed)

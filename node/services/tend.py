@@ -8,16 +8,16 @@ become ready. See docs/decisions/switching.md.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import trio
 
 from node.core.answer_check import FirstTokens
 from node.core.engine_state import AT_REST, SERVING, EngineSnapshot, EngineState, ServedModel
 from node.core.strategy import Strategy
-from node.core.switching import DONE, OVERRULED, Outcome, same_answers
+from node.core.switching import DONE, OVERRULED, WORSE, Outcome, same_answers
 from node.errors import EngineUnavailable, Unavailable
-from node.ports import Endpoint, EngineLauncher, LaunchPlan, Upstream
+from node.ports import Audition, Endpoint, EngineLauncher, LaunchPlan, Upstream
 from node.services.engine_hold import Held, hold
 from node.services.engine_loop import EngineLoop
 from node.services.engine_watch import DOWN_LIMIT, Fault, Ready, TendLimits, unavailable
@@ -179,7 +179,14 @@ class EngineKeeper:
     # --- another plan, without losing a prompt
 
     async def succeed(
-        self, plan: LaunchPlan, *, reason: str, start_timeout: float, patience: float, compare: bool = True
+        self,
+        plan: LaunchPlan,
+        *,
+        reason: str,
+        start_timeout: float,
+        patience: float,
+        compare: bool = True,
+        audition: Audition | None = None,
     ) -> Outcome:
         """Start a second engine beside the one that serves, and change over to it in one step once it is ready.
 
@@ -193,16 +200,22 @@ class EngineKeeper:
             start_timeout: seconds from launch until it must be ready.
             patience: seconds for what the old one still answers, from the change on.
             compare: whether its first tokens must be the old one's, as far as both can be had.
+            audition: hears it once it is ready, while the old one serves; what it finds fault with never takes over.
+                Not waited for once the old one is gone. Must end by itself.
         """
         await self._alone()
         wish = self._loop.wish
         if not wish.running or self._record.state is not EngineState.READY:
             return Outcome(result=OVERRULED, reason=f"no engine serves that another could follow: {wish.reason}")
 
+        successor = _Successor(
+            plan=plan, reason=reason, start_timeout=start_timeout, patience=patience, audition=audition
+        )
+
         async def followed() -> Outcome:
             reference = await self._reference(plan) if compare else None
             try:
-                return await self._follow(wish, plan, reference, reason, start_timeout, patience)
+                return await self._follow(wish, successor, reference)
             except EngineUnavailable as error:
                 return unavailable(error).outcome
 
@@ -213,39 +226,50 @@ class EngineKeeper:
         with self._loop.heir_expected():
             return await first(followed, told)
 
-    async def _follow(  # what `succeed` was asked, and what it knows by now
-        self,
-        wish: Wish,
-        plan: LaunchPlan,
-        reference: FirstTokens | None,
-        reason: str,
-        start_timeout: float,
-        patience: float,
-    ) -> Outcome:
+    async def _follow(self, wish: Wish, successor: "_Successor", reference: FirstTokens | None) -> Outcome:
         nursery = self._loop.nursery
         if nursery is None:
             return self._overruled()
-        await self._launcher.prepare(plan, tell=_unheard)
-        heir = await hold(nursery, self._launcher, plan)
-
-        async def ended() -> Fault | Ready:
-            return heir.fault(await heir.process.wait(), starting=True)
-
-        async def ready() -> Fault | Ready:
-            watch = self._loop.watch(heir)
-            return await watch.until_ready(within=start_timeout, tell=_unheard, reference=reference)
-
+        await self._launcher.prepare(successor.plan, tell=_unheard)
+        heir = await hold(nursery, self._launcher, successor.plan)
         try:
-            found = await first(ended, ready)
+            found = await self._proved(heir, successor, reference)
             if isinstance(found, Fault):
                 return found.outcome
             if self._loop.wish.number != wish.number:
                 return self._overruled()
-            self._loop.take_over(heir, found, reason=reason, patience=patience)
-            return Outcome(result=DONE, reason=reason)
+            self._loop.take_over(heir, found, reason=successor.reason, patience=successor.patience)
+            return Outcome(result=DONE, reason=successor.reason)
         finally:
             if self._loop.held is not heir:
                 await heir.let_go()
+
+    async def _proved(self, heir: Held, successor: "_Successor", reference: FirstTokens | None) -> Ready | Fault:
+        """Wait until a second engine is ready and was heard; return what it serves, or why it must not."""
+
+        async def ended() -> Fault:
+            return heir.fault(await heir.process.wait(), starting=True)
+
+        async def ready() -> Ready | Fault:
+            watch = self._loop.watch(heir)
+            return await watch.until_ready(within=successor.start_timeout, tell=_unheard, reference=reference)
+
+        found = await first(ended, ready)
+        audition = successor.audition
+        if isinstance(found, Fault) or audition is None:
+            return found
+        model = found.model
+
+        async def heard() -> Fault | None:
+            words = await audition(heir.process.endpoint, model)
+            return Fault(result=WORSE, words=words) if words else None
+
+        return await first(ended, heard, self._left_alone) or found
+
+    async def _left_alone(self) -> None:
+        """Wait until no engine serves any more beside the one that is to follow."""
+        while self._record.state is EngineState.READY:
+            await self._record.news()
 
     async def exchange(
         self,
@@ -301,6 +325,17 @@ class EngineKeeper:
 
     def _overruled(self) -> Outcome:
         return Outcome(result=OVERRULED, reason=self._loop.wish.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Successor:
+    """What `succeed` was asked for."""
+
+    plan: LaunchPlan
+    reason: str
+    start_timeout: float
+    patience: float
+    audition: Audition | None
 
 
 def _unheard(_: str) -> None:

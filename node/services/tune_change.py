@@ -16,21 +16,23 @@ import trio
 from node.core.answer_meter import Measured
 from node.core.learning import Gain
 from node.core.strategy import Strategy
-from node.core.switching import CRASHED, DONE, OUT_OF_MEMORY, START_FAILED, TIMED_OUT, WRONG_ANSWERS
+from node.core.switching import CRASHED, DONE, OUT_OF_MEMORY, START_FAILED, TIMED_OUT, WORSE, WRONG_ANSWERS
 from node.core.tuning import TuningEvent
-from node.core.tuning_ledger import Foretold, Trust, banned, bans_at, returned, switched, target
+from node.core.tuning_ledger import Foretold, Ledger, Trust, banned, bans_at, returned, switched, target
 from node.core.tuning_rules import AGAIN, DWELL
-from node.core.verification import LEAST_BEFORE
+from node.core.verification import LEAST_BEFORE, LEAST_PAIRS, Judged, Verdict, hopeless, judge_pairs
 from node.errors import NodeError, Unavailable
+from node.ports import Endpoint
 from node.services.tune_desk import Desk
-from node.services.tune_verify import BEFORE_SPAN, Proof, seen_before, tails
-from node.tuner_ports import Enough, Switched
+from node.services.tune_verify import BEFORE_SPAN, Proof, seen_before, tails, times
+from node.tuner_ports import Engine, Enough, Switched
 
 log = structlog.get_logger(__name__)
 
 LOOK: Final = 1.0  # s between looks at whether the turn is still wanted
 TURN_TO_RETURN: Final = 60.0  # s that a way back waits for its turn: a bad strategy serves meanwhile
 REHEARSAL: Final = 60.0  # s for a few requests of seconds
+QUIET_AWAITED: Final = 2 * REHEARSAL  # s for quiet and a rehearsal, while two engines have the machine's memory
 REHEARSED_AFTER: Final = 5.0  # s without a prompt: who asks now is not to share the engine with a rehearsal
 LEAST_REHEARSED: Final = 8  # answers of before, without which nothing untried is applied
 WISH_AGAIN: Final = 60.0  # s until a wish that got no turn is tried again
@@ -132,7 +134,9 @@ class Changes:
             hands.watch, before.name, rehearsal=first, objective=self._desk.policy.objective, now=now
         )
         await self._desk.save()
-        done = await hands.switch.switch(strategy, reason=why)
+        heard: list[Judged] = []
+        audition = partial(self._hear, first, heard) if first and not wished else None
+        done = await hands.switch.switch(strategy, reason=why, audition=audition)
         if done.result != DONE:
             await self._failed(strategy, done, wished=wished)
             return
@@ -155,9 +159,25 @@ class Changes:
             failed_before=failed,
             tail=tails(self._desk.policy.objective),
             first=first,
+            rehearsed=heard[0] if heard else None,
         )
         self._desk.go(TuningEvent.DONE, f"{done.reason or 'done'} ({done.how})")
         await self.rehearse_again(self._desk.proof)
+
+    async def _hear(self, first: Sequence[Measured], heard: list[Judged], endpoint: Endpoint, model: str) -> str:
+        """Rehearse an engine that is ready and serves nobody yet; return why it must not, or "" where none is found.
+
+        Too few answers say nothing: then people's prompts, or another rehearsal, tell once it serves.
+        """
+        with trio.move_on_after(QUIET_AWAITED):
+            while self._desk.quiet_s < REHEARSED_AFTER:
+                await trio.sleep(LOOK)
+                self._desk.note_prompts()
+            second = await self._rehearse(lambda found: hopeless(times(first), times(found)), (endpoint, model))
+            if min(len(first), len(second)) >= LEAST_PAIRS:
+                heard.append(judged := judge_pairs(times(first), times(second)))
+                return judged.reason if judged.verdict is Verdict.CONTRADICTED else ""
+        return ""
 
     async def rehearse_again(self, proof: Proof) -> None:
         """Send what was sent before the switch once more, if that was not done yet and nobody wants an answer.
@@ -168,13 +188,13 @@ class Changes:
         if proof.first and not proof.pairs_enough and alone:
             proof.compare(await self._rehearse(proof.hopeless))
 
-    async def _rehearse(self, enough: Enough) -> Sequence[Measured]:
+    async def _rehearse(self, enough: Enough, engine: Engine | None = None) -> Sequence[Measured]:
         """Return answers to the same few requests as ever, where nobody else wants any; else nothing."""
         if self._hands.rehearse is None:
             return ()
         with trio.move_on_after(REHEARSAL):
             try:
-                return await self._hands.rehearse(enough)
+                return await self._hands.rehearse(enough, engine)
             except NodeError as error:
                 log.info("tuner.not_rehearsed", reason=error.message)
         return ()
@@ -188,12 +208,19 @@ class Changes:
             ledger = replace(ledger, failed_starts=ledger.failed_starts + 1)
             if not wished:  # what its owner wishes may be wished again
                 ledger = banned(ledger, strategy, reason=done.result, now=self._hands.wall())
+        elif done.result == WORSE:
+            ledger = self._condemned(ledger, strategy, done.reason)
         self._desk.not_before = self._hands.clock() + AGAIN
         self._desk.ledger = ledger
         self._desk.go(TuningEvent.FAILED, reason)
         if done.result in PUBLISHED:
             await self._publish(strategy, done.result)
         self._desk.want("a switch that failed")
+
+    def _condemned(self, ledger: Ledger, strategy: Strategy, reason: str) -> Ledger:
+        """Ban what was found to be worse. The default, what a node falls back to, is so only where that was seen."""
+        here = strategy == self._desk.default
+        return banned(ledger, strategy, reason=reason, now=self._hands.wall(), here=here)
 
     # --- the way back
 
@@ -206,9 +233,7 @@ class Changes:
         self._returned_at = self._hands.clock()
         self._desk.last_proof = self._desk.proof
         if all(ban.strategy != bad for ban in bans_at(self._desk.ledger, wall)):
-            # The default is what a node falls back to: it is out of the question only where it was seen to be worse.
-            here = bad == self._desk.default
-            self._desk.ledger = banned(self._desk.ledger, bad, reason=reason, now=wall, here=here)
+            self._desk.ledger = self._condemned(self._desk.ledger, bad, reason)
         self._desk.go(event, f"{bad.name}: {reason}")
         await self._desk.save()
         with trio.move_on_after(PUBLISHING):

@@ -64,13 +64,13 @@ class Proof:
 
     def compare(self, second: Sequence[Measured]) -> None:
         """Take the answers to the rehearsal after the switch, as far as it came."""
-        judged = judge_pairs(_times(self.first), _times(second))
+        judged = judge_pairs(times(self.first), times(second))
         if self.rehearsed is None or len(second) >= LEAST_PAIRS:
             self.rehearsed = judged
 
     def hopeless(self, second: Sequence[Measured]) -> bool:
         """Tell whether the answers so far to that rehearsal say enough; more would only take time."""
-        return hopeless(_times(self.first), _times(second))
+        return hopeless(times(self.first), times(second))
 
     @property
     def pairs_enough(self) -> bool:
@@ -106,7 +106,8 @@ class Proof:
         )
 
 
-def _times(answers: Sequence[Measured]) -> list[float]:
+def times(answers: Sequence[Measured]) -> list[float]:
+    """Return the logs of the times that whole answers took."""
     return [log(max(one.latency, 1)) for one in answers]
 
 

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection
 from itertools import product
 from pathlib import Path
@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 from node.core.strategy import to_plain
 from node.core.strategy_names import parse_name
-from node.core.workloads import Load, Request, Scale, loads
+from node.core.workloads import BURST_US, Load, Request, Scale, loads
 from tests.e2e.daemon import CHECKOUT, Daemon, environment, metainf, running_node
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -46,6 +46,8 @@ LEAST_GAIN = 0.15  # log-cost over the default from which a cell counts as one w
 WORSE = 0.02
 IDLE_AFTER_S = 70.0  # by then it is known what the engine takes, and the tuner has said what it wants tried
 LOOKED_AT_S = 2.0
+CHAINED = 3  # loads of bursts in one replay: forty-five requests
+LOAD_US = 3 * BURST_US  # from one such load's first burst to the next one's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +134,8 @@ class Cell:
 # --- the load generator
 
 
-def replay(url: str, load: Load) -> Figures:
-    """Send one load's requests at their times; return what it came to.
+def replay(url: str, requests: Sequence[Request]) -> Figures:
+    """Send requests at their times; return what it came to.
 
     Raises:
         AssertionError: an answer failed.
@@ -149,7 +151,7 @@ def replay(url: str, load: Load) -> Figures:
         except (OSError, ValueError) as error:
             trouble.append(str(error))
 
-    threads = [threading.Thread(target=ask, args=(request,), daemon=True) for request in load.requests]
+    threads = [threading.Thread(target=ask, args=(request,), daemon=True) for request in requests]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -203,6 +205,19 @@ def fresh(kind: str, scale: Scale, seed: int) -> Load:
     return loads(scale, kinds=(kind,), seed=seed)[0]
 
 
+def traffic(kind: str, scale: Scale, seed: int) -> tuple[Request, ...]:
+    """Return the requests of one replay. Bursts go on at their own pace, whether the last were answered or not.
+
+    Were each load's end waited for, an engine that cannot keep up would be given time to.
+    """
+    repeats = CHAINED if kind == "bursty" else 1
+    return tuple(
+        replace(request, at_us=request.at_us + number * LOAD_US)
+        for number in range(repeats)
+        for request in fresh(kind, scale, repeats * seed + number).requests
+    )
+
+
 # --- what could be had
 
 
@@ -251,13 +266,13 @@ def tuned(plan: Plan, kind: str, goal: str, out: Path, scale: Scale) -> Did:
         daemon.wait_for_engine(within=START_S)
         began, seed = time.monotonic(), 1000
         for _ in range(plan.feed):
-            replay(daemon.url, fresh(kind, scale, seed := seed + 1))
+            replay(daemon.url, traffic(kind, scale, seed := seed + 1))
         _until_settled(daemon, plan)
         # What was switched to is held against what was before while prompts come.
         for _ in range(2 * plan.feed):
             if _tuner(daemon)["phase"] != "verifying":
                 break
-            replay(daemon.url, fresh(kind, scale, seed := seed + 1))
+            replay(daemon.url, traffic(kind, scale, seed := seed + 1))
         decided = time.monotonic() - began
         facts = _tuner(daemon)
         for words in ("history", "show"):
@@ -310,9 +325,9 @@ def side_by_side(plan: Plan, kind: str, out: Path, scale: Scale, strategies: Seq
             urls[name] = daemon.url
         # What a first answer pays for is not counted.
         for number in range(-1, plan.rounds):
-            load, turn = fresh(kind, scale, 9000 + number), number % len(strategies)
+            requests, turn = traffic(kind, scale, 9000 + number), number % len(strategies)
             for name in (*strategies[turn:], *strategies[:turn]):
-                figures = replay(urls[name], load)
+                figures = replay(urls[name], requests)
                 if number >= 0:
                     found[name].append(figures)
     return found

@@ -31,8 +31,9 @@ from node.core.workload import Description, Timed, WorkloadWatch
 from node.errors import Unavailable
 from node.learner import asked
 from node.learner.brain import Brain
+from node.ports import Audition
 from node.services.tune import Tuner
-from node.tuner_ports import Enough, TunerHands
+from node.tuner_ports import Engine, Enough, TunerHands
 from tests.benchmarks.tuning_account import Ran
 from tests.benchmarks.tuning_world import DAY, HOUR, TRAFFIC_SD, TRIAL_SD, Node, Row, Workload, World, measured
 
@@ -193,7 +194,8 @@ class Paper:
     def usual_start_s(self) -> float | None:
         return START_S
 
-    async def switch(self, strategy: Strategy, *, reason: str) -> "Came":
+    async def switch(self, strategy: Strategy, *, reason: str, audition: Audition | None = None) -> "Came":
+        del audition  # no machine of the table is said to have room for two engines
         self._catch_up()
         self._away, down = reason, START_S * math.exp(self._luck.normal(0.0, START_SD))
         await trio.sleep(down)
@@ -305,7 +307,8 @@ class Paper:
         await trio.lowlevel.checkpoint()
         return [row_of(self._world, self._node, told) for told in reversed(self._kept.told[-OWN_ROWS:])]
 
-    async def _rehearse(self, _: Enough) -> Sequence[Measured]:
+    async def _rehearse(self, enough: Enough, engine: Engine | None = None) -> Sequence[Measured]:
+        del enough, engine
         cost = self._workload().cost[self._world.index(self._strategy)]
         took = [math.exp(cost + self._luck.normal(0.0, 0.05)) for _ in range(8)]
         await trio.sleep(min(max(took), 60.0))

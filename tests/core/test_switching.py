@@ -10,6 +10,7 @@ from node.core.switching import (
     NOT_DRAINED,
     OVERRULED,
     RESULTS,
+    WORSE,
     Outcome,
     back_on,
     same_answers,
@@ -40,7 +41,7 @@ def test_answers_must_agree_between_strategies_that_round_alike() -> None:
 
 
 def test_every_result_is_done_or_somebody_s_wish_or_the_new_engine_s_fault() -> None:
-    assert set(FAILINGS) | {DONE, NOT_DRAINED, OVERRULED} == set(RESULTS)
+    assert set(FAILINGS) | {DONE, WORSE, NOT_DRAINED, OVERRULED} == set(RESULTS)
     for result in RESULTS:
         outcome = Outcome(result=result, reason="")
         assert (outcome.done, outcome.failed) == (result == DONE, result in FAILINGS)

@@ -19,19 +19,21 @@ from node.core.engine_state import EngineSnapshot, EngineState
 from node.core.learning import Advice, Gain, Probe
 from node.core.observation import Row
 from node.core.strategy import DEFAULT, Strategy
-from node.core.switching import DONE
+from node.core.switching import DONE, WORSE
 from node.core.tuner_policy import TunerPolicy
 from node.core.tuning_ledger import Ledger, initial, opened
 from node.core.workload import Description, Timed, WorkloadWatch
 from node.errors import Unavailable
+from node.ports import Audition, Endpoint
 from node.services.tune import Tuner
-from node.tuner_ports import Enough, TunerHands
+from node.tuner_ports import Engine, Enough, TunerHands
 
 KEY = "model engine machine"
 WALL = 1_800_000_000.0  # s since 1970 at the loop's 0
 LIAR = Strategy(max_num_seqs=7)
 GOOD = Strategy(max_num_seqs=64)
 CANDIDATES = (DEFAULT, LIAR, GOOD)
+HEIR = Endpoint(host="127.0.0.1", port=2)  # of an engine that is started beside the one that serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +169,8 @@ class World:
         self.policy = TunerPolicy() if policy is None else policy
         self.told: list[tuple[str, Mapping[str, Any]]] = []
         self.switches: list[Strategy] = []
+        self.auditioned: list[Strategy] = []  # heard beside the engine that served, and never more than that
+        self._heir = DEFAULT
         self.published: list[tuple[Strategy, str]] = []
         self.flushed = 0
         self.costs: list[
@@ -253,7 +257,7 @@ class World:
         self._state, self._reason = EngineState.STOPPED, reason
         self._serving = trio.Event()
 
-    async def switch(self, strategy: Strategy, *, reason: str) -> FakeSwitched:
+    async def switch(self, strategy: Strategy, *, reason: str, audition: Audition | None = None) -> FakeSwitched:
         self.switches.append(strategy)
         result = self.results.pop(strategy, DONE)
         if result == "not_drained":
@@ -263,6 +267,11 @@ class World:
             self.down(reason)
         starts = self.start_s if result == DONE else 2 * self.start_s  # and the way back
         await trio.sleep(starts)
+        if self.start_first and result == DONE and audition is not None:
+            self._heir = strategy
+            if words := await audition(HEIR, "m"):
+                self.auditioned.append(self.switches.pop())
+                return FakeSwitched(result=WORSE, how="start_first", reason=words, down_s=0.0)
         if result == DONE:
             self._runs = strategy
         self.crashes = 0
@@ -314,15 +323,16 @@ class World:
     async def _until_known(self) -> None:
         await self.known.wait()
 
-    async def _rehearse(self, enough: Enough) -> Sequence[Measured]:
+    async def _rehearse(self, enough: Enough, engine: Engine | None = None) -> Sequence[Measured]:
         self.rehearsals += 1
+        runs = self._runs if engine is None else self._heir
         asked, answers = self.asked, list[Measured]()
         for at in range(8):
             if enough(answers):
                 break
             tokens = 8 + at
             usual = self.usual_s * tokens / exp(4.0)
-            took = usual * self.slow.get(self._runs, 1.0) * exp(self.rng.gauss(0.0, 0.05))
+            took = usual * self.slow.get(runs, 1.0) * exp(self.rng.gauss(0.0, 0.05))
             await trio.sleep(took)
             if self.asked != asked or self._state is not EngineState.READY:
                 break

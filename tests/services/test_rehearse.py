@@ -8,6 +8,7 @@ import pytest
 from node.core.answer_meter import Measured
 from node.core.engine_state import EngineState
 from node.errors import Broken, Unavailable
+from node.ports import Endpoint
 from node.services.rehearse import PROMPTS, Rehearsal
 from tests.fakes.engine_board import FakeEngineBoard
 from tests.fakes.upstream import EVENTS, FakeUpstream, Request, Script
@@ -63,6 +64,17 @@ async def test_it_ends_when_somebody_asks_and_leaves_out_what_shared_the_engine(
     rehearsal = Rehearsal(FakeEngineBoard(), pool, asked=lambda: len(pool.requests) // 3, clock=clock)
     assert len(await rehearsal(whole)) == 2
     assert len(pool.requests) == 3
+
+
+async def test_another_engine_than_the_one_that_serves_may_be_asked() -> None:
+    clock = Clock()
+    pool = upstream(clock)
+    heir = Endpoint(host="127.0.0.1", port=2)
+    board = FakeEngineBoard()
+    found = await Rehearsal(board, pool, asked=lambda: 0, clock=clock)(whole, (heir, "theirs"))
+    assert len(found) == len(PROMPTS)
+    assert {request.endpoint for request in pool.requests} == {heir} != {board.endpoint()}
+    assert {json.loads(request.body)["model"] for request in pool.requests} == {"theirs"}
 
 
 async def test_it_ends_when_its_answers_are_enough() -> None:

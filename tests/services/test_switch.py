@@ -176,6 +176,54 @@ async def test_start_first_changes_over_in_one_step_and_is_never_away(autojump_c
         assert now.restarts == 0
 
 
+@pytest.mark.parametrize("words", ["", "+80 % time for 8 equal requests"], ids=["no worse", "worse"])
+async def test_a_second_engine_is_heard_before_it_takes_over(
+    words: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(room=True) as it:
+        begin, heard = len(it.seen), list[tuple[int, str, str | None]]()
+
+        async def audition(endpoint: Endpoint, model: str) -> str:
+            heard.append((endpoint.port, model, it.keeper.snapshot().strategy))
+            await trio.sleep(10)
+            return words
+
+        switched = await it.switcher.switch(FOUR, reason="four are better", audition=audition)
+        assert heard == [(2, "m", "default")]
+        result = ("worse", words, DEFAULT) if words else ("done", "four are better", FOUR)
+        assert (switched.result, switched.reason, switched.serving) == result
+        assert (switched.how, switched.down_s) == ("start_first", 0)
+        assert {snapshot.state for snapshot in it.seen[begin:]} <= {S.READY}
+        await trio.sleep(HOUR)
+        assert [process.number for process in it.alive] == [it.serving().number] == [1 if words else 2]
+
+
+@pytest.mark.parametrize(("dies", "result"), [(1, "done"), (2, "crashed")], ids=["the old one", "the new one"])
+async def test_nobody_is_heard_any_longer_when_one_of_the_two_is_gone(
+    dies: int, result: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(room=True) as it:
+
+        async def audition(endpoint: Endpoint, model: str) -> str:
+            del endpoint, model
+            it.engine.processes[dies - 1].die(signal=11)
+            await trio.sleep_forever()
+            raise AssertionError("never")
+
+        switched = await it.switcher.switch(FOUR, reason="better", audition=audition)
+        assert switched.result == result
+        assert it.keeper.snapshot().state is S.READY
+        assert it.keeper.snapshot().strategy == ("seqs:4" if result == "done" else "default")
+
+
+async def test_a_restart_has_nobody_to_hear(autojump_clock: trio.testing.MockClock) -> None:
+    async def audition(endpoint: Endpoint, model: str) -> str:
+        raise AssertionError("it serves already")
+
+    async with world() as it:
+        assert (await it.switcher.switch(FOUR, reason="better", audition=audition)).done
+
+
 async def test_one_that_is_followed_is_cut_off_when_patience_is_over(autojump_clock: trio.testing.MockClock) -> None:
     async with world(room=True) as it:
         old = it.serving()

@@ -219,6 +219,33 @@ def test_a_rehearsal_ends_as_soon_as_it_says_enough(slow: float, requests: int) 
     assert end.rehearsed == requests
 
 
+@pytest.mark.parametrize("slow", [1.2, 5.0])
+def test_where_two_engines_fit_a_slow_one_is_found_out_before_it_takes_over(slow: float) -> None:
+    end = play(world(start_first=True, rehearsing=True, gains={LIAR: 0.5}, slow={LIAR: slow}), run_for(900))
+    assert (end.switches, end.auditioned) == ([], [LIAR])
+    assert "equal requests" in end.tuner.facts()["banned"][0]["reason"]
+    assert end.tuner.facts()["failed_starts"] == end.tuner.facts()["rollbacks"] == 0
+    assert end.published == []  # no failure: what it is measured at in idle time is published
+    probes = end.tuner.probes()
+    assert probes is not None
+    assert LIAR in probes.strategies
+
+
+def test_a_good_one_is_rehearsed_once_before_it_takes_over_and_not_again() -> None:
+    end = play(world(start_first=True, rehearsing=True, gains={GOOD: 0.5}, slow={GOOD: 0.7}), run_for(900))
+    assert (end.switches, end.auditioned, end.rehearsals) == ([GOOD], [], 2)
+
+
+def test_what_somebody_broke_off_is_rehearsed_again_once_it_serves() -> None:
+    def interrupt(here: World) -> None:
+        here.up()
+        here.at(166.0, lambda world: setattr(world, "asked", world.asked + 1))
+
+    end = play(world(start_first=True, rehearsing=True, gains={LIAR: 0.5}, slow={LIAR: 5.0}), run_for(1200, interrupt))
+    assert end.switches == [LIAR, DEFAULT]
+    assert end.auditioned == []
+
+
 def test_no_rehearsal_shares_the_machine_with_the_engine_of_before() -> None:
     def leave(here: World) -> None:
         here.leaving = True
