@@ -316,6 +316,7 @@ class Tuner:
             return
         await self._changes.rehearse_again(proof)
         now = self._hands.clock()
+        proof.wait(self._hands.leaving(), now)
         if now - self._looked_at >= LOOK_AT_TRAFFIC and (changed := self._look_at_traffic(now)):
             # What came before was asked for something else: neither is it held against that, nor called good.
             self._leave(proof, f"{TRAFFIC_CHANGED} meanwhile: {changed}")
@@ -338,7 +339,7 @@ class Tuner:
 
     def _too_long(self, proof: Proof, now: float) -> bool:
         """Tell whether to wait no longer for answers: meanwhile nothing is tried, learnt or decided."""
-        lasted = now - proof.since
+        lasted = now - proof.began
         return lasted >= LONGEST_PROOF or (lasted >= QUIET_PROOF and self._desk.quiet_s >= QUIET)
 
     def _leave(self, proof: Proof, why: str) -> None:

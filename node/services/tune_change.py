@@ -153,7 +153,7 @@ class Changes:
             return
         self._desk.proof = Proof(
             trust=trust,
-            since=hands.clock(),
+            began=hands.clock(),
             before=usual,
             earlier=earlier,
             failed_before=failed,

@@ -18,6 +18,7 @@ from node.tuner_ports import TrafficWatch
 
 BEFORE: Final = 512  # answers of before that are compared with: all that traffic keeps
 BEFORE_SPAN: Final = 7200.0  # s
+LEAVES_WITHIN: Final = 60.0  # s for an old engine to end, after which the new one is judged beside it
 LOOK_ANYWAY: Final = 60.0  # s between judgements when nothing came: time passes, too
 LEAST_FOR_LEVEL: Final = 16  # answers, of which a description can be had, and the level of before asked for
 TAILS: Final = ("tail", "slo")  # objectives in which the slowest answers count
@@ -28,14 +29,14 @@ class Proof:
     """What is known of a strategy since its switch. Times are the loop's.
 
     Attributes:
-        since: when it began to serve.
+        began: when it began to serve. since: when what it answers began to count.
         earlier: answers of before, as load of the first ones after.
         first: answers to a rehearsal before the switch. rehearsed: what was made of the same after it.
         level: what the strategy before would take, as foretold; asked for where nothing was seen before.
     """
 
     trust: Trust
-    since: float
+    began: float
     before: Basis
     earlier: Sequence[Timed]
     failed_before: int
@@ -45,9 +46,18 @@ class Proof:
     level: Level | None = None
     level_asked: bool = False
     latest: Judged | None = None
+    since: float = field(init=False)
     _seen: tuple[int, int] = (0, 0)
     _in_a_row: int = 0
     _judged_at: float = field(default=float("-inf"))
+
+    def __post_init__(self) -> None:
+        self.since = self.began
+
+    def wait(self, leaving: bool, now: float) -> None:
+        """Leave out what it answers while the engine of before still ends: that has its share of the machine."""
+        if leaving and now - self.began < LEAVES_WITHIN:
+            self.since = now
 
     def look(self, watch: TrafficWatch, now: float) -> Judged | None:
         """Judge by what came so far; None where nothing new did."""

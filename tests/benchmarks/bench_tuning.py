@@ -273,6 +273,7 @@ def tuned(plan: Plan, kind: str, goal: str, out: Path, scale: Scale) -> Did:
             if _tuner(daemon)["phase"] != "verifying":
                 break
             replay(daemon.url, traffic(kind, scale, seed := seed + 1))
+        _until_settled(daemon, plan)  # it may be on its way back
         decided = time.monotonic() - began
         facts = _tuner(daemon)
         for words in ("history", "show"):

@@ -1,6 +1,7 @@
 """The tuner in virtual time: it decides, switches, verifies, goes back, and remembers."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from node.core.strategy import DEFAULT, Strategy
 from node.core.tuner_policy import TunerPolicy
 from node.core.tuning_rules import EXPLORED_AGAIN
 from node.errors import NodeError
-from tests.fakes.tuner_world import GOOD, LIAR, World
+from tests.fakes.tuner_world import GOOD, LIAR, WALL, World
 
 
 def play(world_of: Callable[[], World], *parts: Callable[[World], Any]) -> World:
@@ -244,6 +245,30 @@ def test_what_somebody_broke_off_is_rehearsed_again_once_it_serves() -> None:
     end = play(world(start_first=True, rehearsing=True, gains={LIAR: 0.5}, slow={LIAR: 5.0}), run_for(1200, interrupt))
     assert end.switches == [LIAR, DEFAULT]
     assert end.auditioned == []
+
+
+def test_what_is_answered_beside_the_end_of_the_engine_of_before_says_nothing_of_the_new_one() -> None:
+    def switched(here: World) -> None:
+        here.up()
+        here.leaving = True
+        here.slow[GOOD] = 4.0  # as long as it shares the machine
+
+    def left(here: World) -> None:
+        here.leaving, here.slow[GOOD] = False, 0.7
+
+    def script(lasts: float) -> Callable[[World], None]:
+        def plan(here: World) -> None:
+            switched(here)
+            here.at(lasts, left)
+
+        return plan
+
+    how: dict[str, Any] = {"gains": {GOOD: 0.3}, "measured": {GOOD: 3}, "rate": 0.5, "start_first": True}
+    probe = play(world(**how, slow={GOOD: 0.7}), run_for(900))
+    at = next(step["at"] for step in probe.tuner.history() if step["event"] == "done")
+    began = datetime.fromisoformat(at).timestamp() - WALL
+    assert play(world(**how), run_for(1800, script(began + 50.0))).switches == [GOOD]
+    assert play(world(**how), run_for(1800, script(began + 300.0))).switches == [GOOD, DEFAULT]
 
 
 def test_no_rehearsal_shares_the_machine_with_the_engine_of_before() -> None:
