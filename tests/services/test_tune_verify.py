@@ -24,7 +24,7 @@ def test_only_answers_that_the_new_strategy_gave_from_their_beginning_count() ->
     ):
         watch.answered(each)
     trust = Trust(strategy=NEW, before=DEFAULT, since=0.0)
-    proof = Proof(trust=trust, since=10.0, before=Basis(), earlier=(), failed_before=0, tail=False)
+    proof = Proof(trust=trust, began=10.0, before=Basis(), earlier=(), failed_before=0, tail=False)
     assert [each.at for each in proof.after(watch)] == [14.0, 15.0]
 
 
