@@ -16,6 +16,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from node.adapters.http_server.server import TcpBind, UnixBind
+from node.answering import Answering
 from node.company import Company, Home
 from node.core.admission import Admission
 from node.core.engine_state import EngineSnapshot, EngineState
@@ -26,8 +27,9 @@ from node.http.auth import KeyRing
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.control import control_app
 from node.http.metrics import HttpMetrics
+from node.http.routing_metrics import RoutingMetrics
 from node.http.tuner_metrics import TunerMetrics
-from node.learning import learning_of, metrics_of
+from node.learning import foretell_by, learning_of, metrics_of
 from node.owning import owning_of
 from node.places import Places
 from node.policies import Policies
@@ -94,12 +96,14 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
     # The keeper and the replica need each other: what runs is asked of the replica once there is one.
     engine = _engine(hands, policies, tell, in_flight=lambda endpoint: local.running_at(endpoint))  # noqa: PLW0108
     traffic = traffic_of(hands)
+    clock = trio.lowlevel.current_clock().current_time  # as `trio.current_time`, which looks for it each time
     local = LocalReplica(
         node=peer_id,
         board=engine,
         upstream=hands.upstream,
         admission=Admission(policies.admission),
         traffic=traffic,
+        clock=clock,
     )
     owning = owning_of(hands, policies, engine=engine, local=local, tell=tell)
     tuning = Tuning(hands, policies, engine=engine, local=local, traffic=traffic, owning=owning, tell=tell)
@@ -140,10 +144,20 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
     metrics_of(learning).register(registry)
     tuning.connect(company=company, recording=recording, learning=learning)
     TunerMetrics(tuning.facts, owning.facts).register(registry)
+    if company is not None:
+        foretell_by(learning, hands, company, me=me, model=lambda: engine.snapshot().model, strategy=tuning.strategy)
+    answering = Answering(
+        local,
+        None if company is None else company.replica,
+        policies=policies,
+        own=engine.models,
+        offers=tuple if company is None else company.models,
+    )
+    RoutingMetrics(answering.routing).register(registry)
 
     def application(keys: KeyRing, limits: HttpLimits) -> App:
         return http_app(
-            replica=local if company is None else company.replica,
+            replica=answering.replica,
             board=engine,
             keys=keys,
             limits=limits,
@@ -153,6 +167,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             engine_metrics=local.engine_metrics,
             models=tuple if company is None else company.models,
             serving=bool if company is None else company.replica.serves,
+            clock=clock,
         )
 
     started = trio.current_time()
@@ -175,7 +190,8 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             "learner": learning.facts(),
             "tuner": tuning.facts(),
             "owner": owning.facts(),
-            "requests": _request_facts(local, company),
+            "routing": answering.routing(),
+            "requests": answering.facts(),
             "requests_of_peers": company.served() if company is not None else {},
         }
 
@@ -189,6 +205,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         trials=recording.trials,
         tuner=tuning.tuner,
         owner=owning,
+        accounts=answering.accounts,
     )
     api = application(KeyRing(policies.keys), policies.http)
     ending = trio.Event()
@@ -196,11 +213,13 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         background.start_soon(_hurry, wish, background.cancel_scope)
         background.start_soon(lag.run)
         await owning.begin()  # who is paused starts no engine
+        background.start_soon(hands.upstream.keep_time)
         background.start_soon(engine.run)
         background.start_soon(owning.run)
         background.start_soon(tuning.run)
         if company is not None:
             background.start_soon(company.run)
+            background.start_soon(company.foretelling.run)
         background.start_soon(recording.run)
         background.start_soon(learning.run)
         async with trio.open_nursery() as servers:
@@ -229,22 +248,6 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         if company is not None:
             await company.settle()
         background.cancel_scope.cancel()
-
-
-def _request_facts(local: LocalReplica, company: Company | None) -> dict[str, int]:
-    """Count the prompts that were asked here."""
-    among = company.replica.counts() if company is not None else None
-    counts = among or local.counts()
-    return {
-        "running": counts.running,
-        "waiting": local.counts().waiting,
-        "served": counts.served,
-        "failed": counts.failed,
-        "refused": counts.refused,
-        "abandoned": counts.abandoned,
-        "retried": among.retried if among is not None else 0,
-        "resumed": 0,
-    }
 
 
 async def _hurry(wish: StopWish, scope: trio.CancelScope) -> None:

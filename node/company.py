@@ -5,32 +5,32 @@ The part of the composition that a node by itself does without. Decides nothing:
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import structlog
 import trio
 
+from node.answering import among_peers
 from node.core.addressbook import AddressBook, Source
 from node.core.engine_state import EngineState, ServedModel
 from node.core.own_addresses import own_addresses
 from node.core.own_records import Setting
 from node.core.peerbook import Peerbook
-from node.core.prompt import OWNER
-from node.core.router import LeastOutstanding
 from node.core.self_advert import Description, OwnAdverts, our_hello
 from node.core.standings import Standings
 from node.core.strategy import Strategy
 from node.describing import describe
 from node.errors import NodeError
+from node.foretelling import Foretelling
 from node.hands import SwarmHands
 from node.history import doubt_of
 from node.http.history_metrics import EXCHANGED
+from node.peer_facts import peer_facts
 from node.policies import Policies, SwarmPolicies
 from node.ports import EngineBoard
 from node.record_ports import History
 from node.services.announce import Announcer
-from node.services.ask import AskHold, SwarmReplica
+from node.services.ask import SwarmReplica
 from node.services.discover import TARGET, Discovery
 from node.services.greet import Greeter
 from node.services.join import Joining
@@ -96,7 +96,13 @@ class Company:
         self._standings = Standings()
         self._parter = Parter(hands.network, self._addresses)
         self._digest: ContentDigest | None = None  # of the engine's model
-        self._watch = LoadWatch(streams=hands.network, swarm=hands.network, standings=self._standings)
+        self.foretelling = Foretelling(home.me, swarm=hands.network, book=self.book)
+        self._watch = LoadWatch(
+            streams=hands.network,
+            swarm=hands.network,
+            standings=self._standings,
+            round_trip=self.foretelling.trips.note,
+        )
         self._announcer = self._make_announcer()
         self.turns = self._make_turns()
         self._joining = Joining(
@@ -193,30 +199,18 @@ class Company:
 
     def _facts(self, peer: PeerId) -> dict[str, Any]:
         now = trio.current_time()
-        signed = self.book.advert_of(peer, now)
-        advert = signed.body if signed is not None else None
-        standing = self._standings.standing(peer, now)
-        rtt = self._hands.network.round_trip(peer)
-        settled = self._greeter.settled(peer)
-        return {
-            "peer_id": str(peer),
-            "name": advert.name if advert else None,
-            "connected": peer in self.book.connections(),
-            "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
-            "addresses": [str(address) for address in self._addresses.addresses(peer)],
-            "models": [{"name": offer.name, "max_length": offer.max_length} for offer in advert.models]
-            if advert
-            else [],
-            "roles": list(advert.roles) if advert else [],
-            "software": advert.software if advert else settled.software if settled else None,
-            "load": {"work": round(standing.work, 2), "slots": standing.slots, "ours": standing.in_flight}
-            if standing.known
-            else None,
-            "closed": standing.closed or None,
-            "standing": round(self._parter.conduct.standing(peer, now), 3),
-            "offences": dict(self._parter.conduct.offences(peer)),
-            "quarantined": peer in self.replication.quarantined,
-        }
+        return peer_facts(
+            peer,
+            self.book.advert_of(peer, now),
+            standing=self._standings.standing(peer, now),
+            settled=self._greeter.settled(peer),
+            rtt=self._hands.network.round_trip(peer),
+            addresses=self._addresses.addresses(peer),
+            connected=peer in self.book.connections(),
+            behaved=self._parter.conduct.standing(peer, now),
+            offences=self._parter.conduct.offences(peer),
+            quarantined=peer in self.replication.quarantined,
+        )
 
     # -- what the services are built of
 
@@ -258,7 +252,7 @@ class Company:
             wall=self._home.wall,
             luck=self._home.luck,
             outcast=self._parter.outcast,
-            look_again=self._joining.look_again,
+            look_again=self._look_again,
             newcomer=self._announcer.newcomer,
             tell=self._home.tell,
         )
@@ -279,24 +273,20 @@ class Company:
 
     def _make_replica(self) -> SwarmReplica:
         hands, home = self._hands, self._home
-        return SwarmReplica(
+        return among_peers(
             me=home.me,
             local=home.replica,
-            own_load=partial(home.replica.load, OWNER),
             own_model=lambda: home.engine.snapshot().model,
             own_digest=lambda: self._digest,
-            streams=hands.network,
-            swarm=hands.network,
+            network=hands.network,
             book=self.book,
             standings=self._standings,
             access=self._among.access,
-            router=LeastOutstanding(),
+            foretelling=self.foretelling,
             watch=self._watch,
             luck=home.luck,
             on_change=self._discovery.apply,
-            hold=AskHold(
-                longest=self._policies.admission.longest_hold, prompts=max(self._policies.admission.waiting, 1)
-            ),
+            policies=self._policies,
         )
 
     def _make_replication(self) -> Replication:
@@ -319,6 +309,10 @@ class Company:
         )
 
     # -- who is told of what
+
+    def _look_again(self) -> None:
+        self._joining.look_again()
+        self.foretelling.look_again()
 
     def _wanted(self) -> Iterable[PeerId]:
         if len(self._hands.network.connected()) >= TARGET:
@@ -367,6 +361,7 @@ class Company:
             if snapshot.state is EngineState.READY and self._digest is None:
                 await self._find_digest()
             self._announcer.look_again()
+            self.foretelling.look_again()
             snapshot = await self._home.engine.changed(snapshot)
 
     async def _find_digest(self) -> None:

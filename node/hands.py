@@ -25,6 +25,7 @@ from node.adapters.http_server.server import Bind, serve
 from node.adapters.keystore import Identity, load_or_create
 from node.adapters.lan import nodes_nearby
 from node.adapters.snapshot_file import read_shipped
+from node.adapters.store.told import ToldSettings
 from node.adapters.system import LocalMachine, local_addresses, port_owner, private_folder
 from node.adapters.upstream.pool import UpstreamPool
 from node.clock import wall_us
@@ -42,7 +43,7 @@ from node.machine_profile import hardware_now, kept_capabilities
 from node.places import Places
 from node.policies import Policies, SwarmPolicies
 from node.ports import Directory, Endpoint, EngineLauncher, Gossip, Streams, Swarm, Upstream
-from node.record_ports import OwnHistory
+from node.record_ports import OwnHistory, Told
 from node.settings import Settings
 from node.telemetry import OffenceLog, hush_libraries
 from node.trial_hands import kept_setting, trial_hands
@@ -64,6 +65,10 @@ class Pool(Upstream, Protocol):
 
     def last_activity(self, endpoint: Endpoint) -> float | None:
         """Return the loop's time of the last byte from it; None before the first."""
+        ...
+
+    async def keep_time(self) -> None:
+        """Watch the deadlines of all waits together, for as long as it runs; else each wait watches its own."""
         ...
 
 
@@ -147,6 +152,7 @@ class Hands:
         learner: None on a node that is not to learn.
         tuner: None on a node without an engine to tune.
         swarm: None on a node by itself.
+        told: what peers' records say of their machines; None where no history is kept in a file.
     """
 
     public_key: bytes
@@ -162,6 +168,7 @@ class Hands:
     tuner: TunerTools | None = None
     owner: OwnerHands = field(default_factory=OwnerHands)
     swarm: SwarmHands | None = None
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,7 @@ async def open_hands(settings: Settings, policies: Policies, where: Places) -> A
             tuner=await _tuner(settings, policies, where, PeerId.from_public_key(identity.public_key)),
             owner=await trio.to_thread.run_sync(_owner, where),
             swarm=swarm,
+            told=ToldSettings(where.history_file(SwarmId(settings.p2p.swarm))),
         )
 
 

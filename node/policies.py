@@ -26,6 +26,7 @@ from node.http.config import HttpLimits
 from node.places import Places
 from node.ports import LaunchPlan
 from node.services.learn import LearnerPolicy
+from node.services.resume import ResumeLimits
 from node.services.serve_peers import PeerLimits
 from node.services.tend import TendLimits
 from node.services.trial_runs import TrialPolicy
@@ -69,6 +70,19 @@ class SwarmPolicies:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingPolicy:
+    """Who answers prompts.
+
+    Attributes:
+        predictive: by what is foretold of each replica; else by who has the least to do.
+        resume: how broken streams are gone on with elsewhere; None: not at all.
+    """
+
+    predictive: bool = True
+    resume: ResumeLimits | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """What the node is to do: the settings, in the terms of those who act on them."""
 
@@ -87,6 +101,7 @@ class Policies:
     learner: LearnerPolicy = field(default_factory=LearnerPolicy)
     tuner: TunerPolicy = field(default_factory=TunerPolicy)
     limits: Limits = field(default_factory=Limits)  # what the machine's owner lets the engine take
+    routing: RoutingPolicy = field(default_factory=RoutingPolicy)
     record_traffic: bool = True  # whether the swarm is told how this node's answers went
     swarm: SwarmPolicies | None = None  # None: a node by itself
 
@@ -146,6 +161,10 @@ def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
         learner=LearnerPolicy(enabled=settings.learner.enabled, goals=_goals(settings)),
         tuner=_tuner(settings),
         limits=_limits(settings.limits),
+        routing=RoutingPolicy(
+            predictive=settings.routing.policy == "predictive",
+            resume=ResumeLimits(announce=settings.routing.announce_resumed) if settings.routing.resume else None,
+        ),
         record_traffic=settings.records.traffic,
         swarm=_swarm(settings.p2p, settings) if settings.p2p.enabled else None,
     )

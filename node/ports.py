@@ -61,6 +61,7 @@ class Served:
         reason: why that one: `local`, or as the router says.
         attempts: nodes that were tried, this one included.
         model, strategy: what its engine runs, by their names; None where that is not known.
+        foretold: seconds from asking it to the first token and to the last; None where nothing was foretold.
     """
 
     node: str
@@ -68,6 +69,7 @@ class Served:
     attempts: int = 1
     model: str | None = None
     strategy: str | None = None
+    foretold: tuple[float, float] | None = None
 
 
 class ServedAnswer(Answer, Protocol):
@@ -131,10 +133,6 @@ class LaunchPlan:
     dtype: str | None = None
     extra_arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-
-
-# Hears an engine that is ready and serves nobody yet, under the model's name; returns why it must not take over, or "".
-Audition = Callable[[Endpoint, str], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,10 +298,8 @@ class Streams(Protocol):
     def serve(self, protocol: str, handler: StreamHandler, *, frame_bytes: int = limits.FRAME_BYTES) -> None:
         """Have `handler` called, in a task of its own, with every stream that peers open for the protocol.
 
-        `frame_bytes` as in `open`.
-
-        When it returns, the stream ends in order. When it raises, the stream is reset and the error reported;
-        nothing else suffers.
+        `frame_bytes` as in `open`. When it returns, the stream ends in order. When it raises, the stream is reset and
+        the error reported; nothing else suffers.
         """
         ...
 
@@ -374,7 +370,6 @@ class Gossip(Protocol):
         """Enter with others' messages that `judge` accepts; the rest is neither delivered nor passed on.
 
         `judge` gets a message and the neighbour that brought it, None where that is not known.
-
         The channel holds a bounded number; what comes while it is full is lost, as gossip may be.
         """
         ...

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 from node.core.observation import Row
+from node.core.own_records import Setting
 from protocol.ids import ContentDigest, Epoch, PeerId, RecordName
 from protocol.performance import Performance
 from protocol.records import Signed, Stamp
@@ -128,4 +129,12 @@ class OwnRows(Protocol):
         Raises:
             node.errors.Unavailable: the history cannot be read.
         """
+        ...
+
+
+class Told(Protocol):
+    """What records say of machines and models."""
+
+    async def settings_of(self, author: PeerId) -> Sequence[Setting]:
+        """Return what an author's newest records were measured on, each once, newest first; raises `Unavailable`."""
         ...

@@ -123,6 +123,14 @@ class P2pSection(Section, frozen=True, kw_only=True):
     owner_places: Annotated[int, Meta(ge=0)] = 8  # of engine.max_running, never taken by peers
 
 
+class RoutingSection(Section, frozen=True, kw_only=True):
+    """[routing]: who answers this node's prompts, and what happens when they break off."""
+
+    policy: Annotated[str, Meta(pattern="^(predictive|least_outstanding)$")] = "predictive"
+    resume: bool = True  # a stream whose server dies goes on elsewhere, where that is sound
+    announce_resumed: bool = True  # such an answer says so, in a field of its own in one of its events
+
+
 class RecordsSection(Section, frozen=True, kw_only=True):
     """[records]: what this node tells the swarm of what it measured."""
 
@@ -209,6 +217,7 @@ class Settings(Section, frozen=True, kw_only=True):
     api: ApiSection = ApiSection()
     engine: EngineSection = EngineSection()
     p2p: P2pSection = P2pSection()
+    routing: RoutingSection = RoutingSection()
     records: RecordsSection = RecordsSection()
     trials: TrialsSection = TrialsSection()
     learner: LearnerSection = LearnerSection()

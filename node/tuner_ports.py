@@ -15,7 +15,10 @@ from node.core.observation import Row
 from node.core.strategy import Strategy
 from node.core.tuning_ledger import Ledger
 from node.core.workload import Description, Timed
-from node.ports import Audition, Endpoint
+from node.ports import Endpoint
+
+# Hears an engine that is ready and serves nobody yet, under the model's name; returns why it must not take over, or "".
+Audition = Callable[[Endpoint, str], Awaitable[str]]
 
 
 class Switched(Protocol):

@@ -114,7 +114,7 @@ class Advert:
         intends: an open word: what the node is about to do with its engine; see above for those in use. Peers that
             serve the same model keep theirs meanwhile.
         circuits: reserved: relayed addresses.
-        price: reserved.
+        price: what the owner asks for; `device_hour_micro` is in use, see docs/protocol/advert.md.
     """
 
     stamp: Annotated[Stamp, STAMP]

@@ -13,7 +13,7 @@ and not before. A late Cancel can then never hit the next prompt.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -176,7 +176,7 @@ def advance(position: Position, event: Event, *, by: Role, us: Role) -> Position
     step = TABLE[position.state].get(move)
     if step is None or SENDER[move] is not by or (step.crossing and by is us):
         raise Flaw(Reason.OUT_OF_TURN, f"{move.value} by the {by.value} while {position.state.value}")
-    return _count(replace(position, state=step.to), event)
+    return _count(position, event, step.to)
 
 
 def _move(position: Position, event: Event) -> Move:
@@ -187,22 +187,22 @@ def _move(position: Position, event: Event) -> Move:
     return _MOVES[type(event)]
 
 
-def _count(position: Position, event: Event) -> Position:
-    """Keep the sums that the messages must agree with."""
+def _count(position: Position, event: Event, to: State) -> Position:
+    """Return the position with its new state, and keep the sums that the messages must agree with."""
+    left, size = position.body_left, position.data_size
     if isinstance(event, Ask):
-        return replace(position, body_left=event.body_size, data_size=0)
-    if isinstance(event, Body):
-        if len(event.data) > position.body_left:
+        left, size = event.body_size, 0
+    elif isinstance(event, Body):
+        left -= len(event.data)
+        if left < 0:
             raise Flaw(Reason.SIZE_MISMATCH, f"{len(event.data)} bytes where {position.body_left} are left", "data")
-        return replace(position, body_left=position.body_left - len(event.data))
-    if isinstance(event, Data):
-        size = position.data_size + len(event.data)
+    elif isinstance(event, Data):
+        size += len(event.data)
         if size > limits.ANSWER_BYTES:
             raise Flaw(Reason.TOO_LARGE, f"an answer above {limits.ANSWER_BYTES} bytes", "data")
-        return replace(position, data_size=size)
-    if isinstance(event, End) and event.data_size != position.data_size:
-        raise Flaw(Reason.SIZE_MISMATCH, f"{event.data_size} said, {position.data_size} came", "data_size")
-    return position
+    elif isinstance(event, End) and event.data_size != size:
+        raise Flaw(Reason.SIZE_MISMATCH, f"{event.data_size} said, {size} came", "data_size")
+    return Position(state=to, body_left=left, data_size=size)
 
 
 class Exchange:

@@ -12,6 +12,7 @@ import click
 from node.cli.api_keys import api_key
 from node.cli.config import config
 from node.cli.doctor import doctor
+from node.cli.explain import explain
 from node.cli.keys import key
 from node.cli.learn import learn
 from node.cli.options import VERSION
@@ -33,6 +34,7 @@ def metainf() -> None:
       metainf ask "Why?"        ask the running node
       metainf status            what it is doing
       metainf peers             who else is there
+      metainf explain           why a prompt went where it went, and what came of it
       metainf doctor            what is wrong, and what to do
       metainf profile           what this machine can do
       metainf records           what was measured, here and by others
@@ -55,6 +57,7 @@ for verb in (
     peers,
     models,
     ask,
+    explain,
     doctor,
     config,
     key,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from node.cli import control_client, strategy_words
+from node.cli import control_client, explain_words, strategy_words
 from node.cli.options import data_dir_option, json_option, places_of
 from node.errors import NodeError, Unavailable
 
@@ -47,6 +47,8 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     click.echo(f"tuner     {strategy_words.line(facts.get('tuner', {}))}")
     if owner := strategy_words.owner_line(facts.get("owner", {})):
         click.echo(f"owner     {owner}")
+    if routing := explain_words.routing_line(facts.get("routing", {})):
+        click.echo(f"routing   {routing}")
     counts = ", ".join(f"{value} {name}" for name, value in requests.items())
     click.echo(f"requests  {counts}")
 

@@ -13,7 +13,7 @@ only by that is passed over, not waited for: the owner and the holders of keys t
 """
 
 import math
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
@@ -100,9 +100,9 @@ class Admission:
         self._next_number = 1
         self._running: dict[int, Ticket] = {}
         self._waiting: dict[int, Ticket] = {}
-        self._running_of: Counter[Requester] = Counter()
+        self._running_of: dict[Requester, int] = {}
         self._peers_running = 0
-        self._waiting_of: Counter[Requester] = Counter()
+        self._waiting_of: dict[Requester, int] = {}
         self._endings: deque[float] = deque(maxlen=RATE_MEMORY)
 
     @property
@@ -137,7 +137,7 @@ class Admission:
 
     def running_of(self, requester: Requester) -> int:
         """Slots that one requester holds."""
-        return self._running_of[requester]
+        return self._running_of.get(requester, 0)
 
     def arrive(self, requester: Requester, now: float) -> Admitted | Queued | Declined:
         """Decide over a prompt that has come."""
@@ -163,7 +163,7 @@ class Admission:
             self._forget_waiting(displaced)
         self._next_number += 1
         self._waiting[ticket.number] = ticket
-        self._waiting_of[requester] += 1
+        _more(self._waiting_of, requester)
         return Queued(ticket=ticket, displaced=displaced)
 
     def release(self, ticket: Ticket, now: float) -> tuple[Ticket, ...]:
@@ -175,7 +175,7 @@ class Admission:
             self._endings.append(now)
         elif ticket.number in self._waiting:
             self._forget_waiting(ticket)
-        return self._fill(now)
+        return self._fill(now) if self._waiting else ()
 
     def expire(self, now: float) -> tuple[Ticket, ...]:
         """Drop and return those that have waited as long as anybody may, oldest first."""
@@ -213,7 +213,7 @@ class Admission:
     def _start(self, ticket: Ticket) -> None:
         self._running[ticket.number] = ticket
         self._peers_running += _is_peer(ticket.requester)
-        self._running_of[ticket.requester] += 1
+        _more(self._running_of, ticket.requester)
 
     def _forget_waiting(self, ticket: Ticket) -> None:
         del self._waiting[ticket.number]
@@ -235,16 +235,16 @@ class Admission:
         """Sorts the queue; least is next. A scan of 256 tickets costs less than the token it waits for."""
         stranger = ticket.requester.kind is not RequesterKind.OWNER
         fresh = now - ticket.arrived < (ticket.until - ticket.arrived) / 2
-        load = self._running_of[ticket.requester] if fresh else 0
+        load = self._running_of.get(ticket.requester, 0) if fresh else 0
         return stranger, fresh, load, ticket.number
 
     def _heaviest(self, newcomer: Requester) -> Ticket | None:
         """Whom a newcomer may displace: the youngest ticket of whoever waits with most, if that is fairer."""
         owner = newcomer.kind is RequesterKind.OWNER
         youngest: Ticket | None = None
-        most = 0 if owner else self._waiting_of[newcomer] + 1
+        most = 0 if owner else self._waiting_of.get(newcomer, 0) + 1
         for ticket in self._waiting.values():
-            count = self._waiting_of[ticket.requester]
+            count = self._waiting_of.get(ticket.requester, 0)
             if ticket.requester.kind is RequesterKind.OWNER or ticket.requester == newcomer:
                 continue
             if count > most or (youngest is not None and count == most):
@@ -256,8 +256,14 @@ def _is_peer(requester: Requester) -> bool:
     return requester.kind is RequesterKind.PEER
 
 
-def _less(counts: Counter[Requester], requester: Requester) -> None:
+def _more(counts: dict[Requester, int], requester: Requester) -> None:
+    counts[requester] = counts.get(requester, 0) + 1
+
+
+def _less(counts: dict[Requester, int], requester: Requester) -> None:
     """Count one down and forget zeros: requesters are many, and strangers choose their names."""
-    counts[requester] -= 1
-    if counts[requester] <= 0:
+    left = counts[requester] - 1
+    if left > 0:
+        counts[requester] = left
+    else:
         del counts[requester]

@@ -91,9 +91,9 @@ class AnswerMeter:
         """Take the answer's head."""
         self._status = status
         self._last = now
-        self._streamed = any(
-            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
-        )
+        for name, value in headers:
+            if name == b"content-type":
+                self._streamed = value.startswith(b"text/event-stream")
 
     def piece(self, data: bytes, asked: float, now: float) -> None:
         """Take the next bytes, which were asked for at `asked` and are here `now`; not the empty ones at the end."""
@@ -212,6 +212,8 @@ def one_sequence(body: bytes) -> bool:
 
 
 def _last_number(pattern: re.Pattern[bytes], data: bytes) -> int | None:
+    if b'_tokens"' not in data:
+        return None  # most streams
     found = pattern.findall(data)
     return int(found[-1]) if found else None
 

@@ -133,6 +133,7 @@ class Peerbook:
         self._serving: dict[str, dict[PeerId, None]] = {}  # by model, whose highest advert offers it
         self._listed: tuple[ModelOffer, ...] = ()
         self._listed_at = float("-inf")
+        self.edition = 0  # changes with whoever may be asked for what; leases run out by themselves
         self._open: dict[PeerId, None] = {}  # those connected
         self._brought: Counter[PeerId | None] = Counter()  # entries merely heard of, by who brought them
 
@@ -310,6 +311,7 @@ class Peerbook:
         self, peer: PeerId, entry: _Entry, now: float, *, gone: What, news: What | None = None
     ) -> tuple[Change, ...]:
         """Return what has become of its membership since that was last told; `news` where it lasts."""
+        self.edition += 1
         was, entry.joined = entry.joined, entry.present(now)
         what = (news if was else What.JOINED) if entry.joined else (gone if was else None)
         return () if what is None else (Change(peer, what),)
@@ -334,6 +336,7 @@ class Peerbook:
         return entry
 
     def _remove(self, peer: PeerId) -> None:
+        self.edition += 1
         entry = self._entries.pop(peer)
         self._unindex(peer, entry)
         self._uncount(entry)

@@ -7,6 +7,7 @@ window belongs to one model under one strategy in one engine's life; when that e
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Final
 
 from node.core.answer_meter import AnswerMeter, Measured, one_sequence
@@ -21,6 +22,9 @@ MOST_ANSWERS: Final = 256  # figures get no better for more, and memory is bound
 SPAN: Final = 600.0  # s from a window's first arrival: long against bursts, short against a day's moods
 FEWEST: Final = 10  # of a window that is ended on purpose: no figure is over fewer
 SAMPLED: Final = 8  # of so many answers, one is looked at for what it repeats: up to 2 ms, which others wait
+# Where they come faster than that, one of as many more: 512 answers, which is all that is remembered, then hold eight.
+SAMPLED_GAP: Final = 0.25  # s
+SPARSELY: Final = 8 * SAMPLED
 SAMPLED_AT_ONCE: Final = 16  # of those that run: each keeps the first 64 KiB of its answer until its end
 LONGEST: Final = 3600.0  # s after which too few are given up: they would mix a morning's with an evening's
 TELLING: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
@@ -141,6 +145,8 @@ class Traffic:
         self._asked: dict[AnswerMeter, _Asked] = {}  # of those that are measured; as many as run
         self._measured = 0  # how many ever were
         self._sampled = 0  # of those that run
+        self._sampled_at = -inf
+        self._seen: tuple[EngineSnapshot, Life] | None = None  # the latest snapshot, and whose life it shows
 
     @property
     def running(self) -> int:
@@ -170,7 +176,7 @@ class Traffic:
     def look(self, snapshot: EngineSnapshot) -> None:
         """Notice whether the life that the open window belongs to is over."""
         window = self.window
-        if window is not None and not window.over and window.life != life_of(snapshot):
+        if window is not None and not window.over and window.life != self._life(snapshot):
             window.over = True
             self.on_full()
 
@@ -188,12 +194,12 @@ class Traffic:
         self._running += 1
         self.watch.arrived(now)
         measured = one_sequence(prompt.body)
-        sampled = measured and self._to_be_sampled(prompt.body)
+        sampled = measured and self._to_be_sampled(prompt.body, now)
         meter = AnswerMeter(
             began=now if since is None else since, dialect=route.dialect, body=prompt.body if sampled else None
         )
         if measured:
-            self._asked[meter] = _Asked(life_of(snapshot), len(prompt.body), sampled)
+            self._asked[meter] = _Asked(self._life(snapshot), len(prompt.body), sampled)
         self.look(snapshot)
         window = self.window
         if window is not None and not window.over:
@@ -232,11 +238,19 @@ class Traffic:
             if len(window.answers) == MOST_ANSWERS:
                 self.on_full()
 
-    def _to_be_sampled(self, body: bytes) -> bool:
+    def _life(self, snapshot: EngineSnapshot) -> Life:
+        if self._seen is None or self._seen[0] is not snapshot:
+            self._seen = (snapshot, life_of(snapshot))
+        return self._seen[1]
+
+    def _to_be_sampled(self, body: bytes, now: float) -> bool:
         self._measured += 1
-        if self._measured % SAMPLED != 1 or self._sampled >= SAMPLED_AT_ONCE or not telling(body):
+        if self._measured % SAMPLED != 1 or (now < self._sampled_at + SAMPLED_GAP and self._measured % SPARSELY != 1):
+            return False
+        if self._sampled >= SAMPLED_AT_ONCE or not telling(body):
             return False
         self._sampled += 1
+        self._sampled_at = now
         return True
 
     def _count_busy(self, now: float) -> None:

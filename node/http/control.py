@@ -16,6 +16,7 @@ from node.errors import Refusal, Unavailable
 from node.http.asgi import App
 from node.http.errors import envelope, invalid
 from node.http.intake import ClientGone, read_body
+from node.http.routing import AccountBook, routing_routes
 from node.http.trials import Trials, TrialsPage
 from node.http.tuner import OwnerPower, TunerPower, tuner_routes
 from node.record_ports import Admitted
@@ -45,6 +46,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
     trials: Trials | None = None,
     tuner: TunerPower | None = None,
     owner: OwnerPower | None = None,
+    accounts: AccountBook | None = None,
 ) -> App:
     """Return the application of the control socket.
 
@@ -59,6 +61,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
         trials: runs the trials that the body asks for. None on a node without an engine of its own.
         tuner: what chooses the engine's strategy; likewise.
         owner: pauses the engine and lets it go on; likewise.
+        accounts: of the last decisions. None on a node by itself.
     """
 
     async def get_status(_: Request) -> JSONResponse:
@@ -84,6 +87,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
             Route("/trials", TrialsPage(trials), methods=["POST"]),
             Route("/records", _record_intake(admit), methods=["POST"]),
             *tuner_routes(tuner, owner),
+            *routing_routes(accounts),
         ],
         default=api,
     )

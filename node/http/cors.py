@@ -8,7 +8,7 @@ from node.http.asgi import HeaderList, Scope, header
 _METHODS = b"GET, POST, OPTIONS"
 _EXPOSED = (
     b"x-request-id, retry-after, x-metainf-node, x-metainf-model, x-metainf-strategy, x-metainf-attempts, "
-    b"x-metainf-overhead-ms, x-metainf-route-reason"
+    b"x-metainf-overhead-ms, x-metainf-route-reason, x-metainf-predicted-ttft-ms, x-metainf-predicted-total-ms"
 )
 _PREFLIGHT_SECONDS = b"600"  # Chromium's ceiling is 7200; a changed setting should be felt sooner
 

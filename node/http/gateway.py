@@ -1,36 +1,39 @@
 """The way of one prompt through the API: read, identified, answered by a replica, its answer passed on untouched.
 
-Knows no server and no engine: ASGI on one side, `Replica` on the other. The client's leaving is watched beside the
-work, in the queue, in prefill and mid-stream alike, and ends the work by leaving the answer's context. The answer's
-head goes out with the first bytes of its body: an engine that dies in prefill is still told of with a proper status.
+Knows no server and no engine: ASGI on one side, `Replica` on the other. The client's leaving ends the work, in the
+queue, in prefill and mid-stream alike, by leaving the answer's context: by the server, where it cancels whoever asks
+for it, else by a task that waits in `receive`. The answer's head goes out with the first bytes of its body: an engine
+that dies in prefill is still told of with a proper status.
 
 What is true of the answer's path is in its headers (`x-metainf-…`). `overhead-ms` is the time that this node
 itself took: from the request's last byte until the replica was asked, and from the answer's head until it was sent
 on; the wait for a turn is not in it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import structlog
 import trio
 
 from node.core.endpoints import Dialect, Route
 from node.core.peek import peek
-from node.core.prompt import Prompt
-from node.core.quota import Exceeded, Quotas
+from node.core.prompt import Headers, Prompt
+from node.core.quota import UNLIMITED, Exceeded, Quotas
+from node.core.sse_events import EventHolder
 from node.core.usage import UsageMeter
 from node.errors import Broken, Refusal, Refused
-from node.http.asgi import HeaderList, Receive, Scope, Send, reply
+from node.http.asgi import HeaderList, Receive, Scope, Send, cancels_when_gone, reply
 from node.http.auth import Caller, KeyRing
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.cors import allowed_origin, response_headers
 from node.http.errors import envelope, no_answer, retry_header, stream_error
 from node.http.intake import ClientGone, Offence, forbidden, read_body, request_id, travelling, via
 from node.http.metrics import HttpMetrics
-from node.http.sse import EventHolder
-from node.ports import Answer, EngineBoard, Replica, ServedAnswer
+from node.ports import Answer, EngineBoard, Replica, Served, ServedAnswer
 
 EVENT_STREAM = b"text/event-stream"
 LISTING = frozenset({"/v1/models", "/v1/models/{id}"})
@@ -88,7 +91,7 @@ class Gateway:
         self._limits = limits
         self._clock = clock
         self._quotas = Quotas()
-        self._log = structlog.get_logger("http")
+        self._log: Any = None  # bound at the first request: by then it is known what is to be told
 
     async def answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request whole, or until its client leaves."""
@@ -102,7 +105,10 @@ class Gateway:
         try:
             prompt = await self._take_in(course, scope, receive, send)
             if prompt is not None:
-                await self._attend(course, prompt, receive, send)
+                if cancels_when_gone(scope):
+                    await self._attend(course, prompt, send)
+                else:
+                    await self._attend_watching(course, prompt, receive, send)
         except ClientGone:
             pass
         finally:
@@ -155,29 +161,30 @@ class Gateway:
             via=only,
         )
 
-    async def _attend(self, course: _Course, prompt: Prompt, receive: Receive, send: Send) -> None:
-        """Have the prompt answered while its client is there."""
+    async def _attend_watching(self, course: _Course, prompt: Prompt, receive: Receive, send: Send) -> None:
+        """Have the prompt answered while its client is there, of whose leaving only `receive` tells."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
-            with self._quota(course) as exceeded:
-                if exceeded is not None:
-                    self._offence("quota")
-                    await self._refuse(course, _over(exceeded), send)
-                else:
-                    await self._ask(course, prompt, send)
+            await self._attend(course, prompt, send)
             nursery.cancel_scope.cancel()
 
-    @contextmanager
-    def _quota(self, course: _Course) -> Iterator[Exceeded | None]:
-        assert course.caller is not None  # noqa: S101  # taken in
-        requester = course.caller.requester
-        exceeded = self._quotas.take(requester, course.caller.limits, self._clock())
+    async def _attend(self, course: _Course, prompt: Prompt, send: Send) -> None:
+        """Have the prompt answered within its requester's quota. Cancelled when its client leaves."""
+        caller = course.caller
+        assert caller is not None  # noqa: S101  # taken in
+        if caller.limits is UNLIMITED:
+            await self._ask(course, prompt, send)
+            return
+        exceeded = self._quotas.take(caller.requester, caller.limits, self._clock())
+        if exceeded is not None:
+            self._offence("quota")
+            await self._refuse(course, _over(exceeded), send)
+            return
         try:
-            yield exceeded
+            await self._ask(course, prompt, send)
         finally:
-            if exceeded is None:
-                # Abandoned answers cost what they had cost until then.
-                self._quotas.give_back(requester, tokens=course.meter.tokens() if course.meter else 0)
+            # Abandoned answers cost what they had cost until then.
+            self._quotas.give_back(caller.requester, tokens=course.meter.tokens() if course.meter else 0)
 
     async def _ask(self, course: _Course, prompt: Prompt, send: Send) -> None:
         course.asked = self._clock()
@@ -198,7 +205,7 @@ class Gateway:
         head_at = self._clock()
         course.streamed = _is_event_stream(answer)
         holder = EventHolder() if course.streamed else None
-        tail = b""
+        tail = data = b""
         while True:
             try:
                 data = await answer.receive()
@@ -207,19 +214,22 @@ class Gateway:
                     raise  # nothing was sent, or the truncation itself must tell: no end is sent
                 await self._end_broken(course, broken, tail, send)
                 return
-            ready = _ready(holder, data)
-            if not course.status and (ready or not data):
+            ready = data
+            if holder is not None:
+                ready = holder.feed(data) if data else holder.rest()
+            if data and not ready:
+                continue  # an event that is not whole
+            if not course.status:
                 await self._begin(course, answer, head_at, send)
-            if ready or not data:
-                tail = ready or tail
-                await self._forward(course, ready, send, more=bool(data))
+            tail = ready or tail
+            await send({"type": "http.response.body", "body": ready, "more_body": data != b""})
+            self._note_sent(course, ready)
             if not data:
                 course.outcome = "answered"
                 return
 
-    async def _forward(self, course: _Course, data: bytes, send: Send, *, more: bool) -> None:
-        await send({"type": "http.response.body", "body": data, "more_body": more})
-        if course.streamed and data and not course.sent:
+    def _note_sent(self, course: _Course, data: bytes) -> None:
+        if not course.sent and data and course.streamed:
             self._metrics.first_byte(endpoint=course.route.name, seconds=self._clock() - course.arrived)
         course.sent += len(data)
         if course.meter is not None:
@@ -231,31 +241,16 @@ class Gateway:
         await send({"type": "http.response.body", "body": event, "more_body": False})
 
     async def _begin(self, course: _Course, answer: ServedAnswer, head_at: float, send: Send) -> None:
-        now = self._clock()
-        overhead = (course.asked - course.read) + (now - head_at)
-        headers = [(name, value) for name, value in answer.headers if name not in _NOT_PASSED]
+        overhead = (course.asked - course.read) + (self._clock() - head_at)
+        headers = [each for each in answer.headers if each[0] not in _NOT_PASSED]
         headers += self._own_headers(course)
-        headers += self._path_headers(answer, overhead)
+        headers.append((b"x-metainf-overhead-ms", b"%.3f" % (overhead * 1000)))
+        headers += _path_headers(answer.served, show_node=self._limits.show_node)
         course.status = answer.status
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
 
     def _own_headers(self, course: _Course) -> HeaderList:
         return [(b"x-request-id", course.request_id.encode("ascii")), *response_headers(course.origin)]
-
-    def _path_headers(self, answer: ServedAnswer, overhead: float) -> HeaderList:
-        served = answer.served
-        headers = [
-            (b"x-metainf-attempts", b"%d" % served.attempts),
-            (b"x-metainf-overhead-ms", b"%.3f" % (overhead * 1000)),
-            (b"x-metainf-route-reason", served.reason.encode("ascii")),
-        ]
-        if served.model is not None:
-            headers.append((b"x-metainf-model", _header_text(served.model)))
-        if self._limits.show_node:
-            headers.append((b"x-metainf-node", _header_text(served.node)))
-            if served.strategy is not None:
-                headers.append((b"x-metainf-strategy", _header_text(served.strategy)))
-        return headers
 
     async def _refuse(self, course: _Course, refusal: Refusal, send: Send) -> None:
         course.status = refusal.status
@@ -270,7 +265,12 @@ class Gateway:
         """Log what was answered or broke off. Refusals are in the metrics: a flood of them must not flood the log."""
         if course.outcome == "refused":
             return
-        tell = self._log.warning if course.outcome == "broken" else self._log.info
+        if self._log is None:
+            self._log = structlog.get_logger("http").bind()
+        broken = course.outcome == "broken"
+        if not broken and not _tells_info(self._log):
+            return
+        tell = self._log.warning if broken else self._log.info
         tell(
             "http.request",
             request_id=course.request_id,
@@ -293,11 +293,40 @@ def _is_event_stream(answer: Answer) -> bool:
     return any(name == b"content-type" and value.lower().startswith(EVENT_STREAM) for name, value in answer.headers)
 
 
-def _ready(holder: EventHolder | None, data: bytes) -> bytes:
-    """Choose what of an answer's bytes can be passed on now; `data` is empty at the end."""
-    if holder is None:
-        return data
-    return holder.feed(data) if data else holder.rest()
+def _path_headers(served: Served, *, show_node: bool) -> Headers:
+    headers = _who_served(
+        served.attempts,
+        served.reason,
+        served.model,
+        served.node if show_node else None,
+        served.strategy if show_node else None,
+    )
+    if served.foretold is None:
+        return headers
+    first, total = served.foretold
+    return (
+        *headers,
+        (b"x-metainf-predicted-ttft-ms", b"%.1f" % (first * 1000)),
+        (b"x-metainf-predicted-total-ms", b"%.1f" % (total * 1000)),
+    )
+
+
+@lru_cache(maxsize=256)  # they differ by replica, not by prompt; peers choose some of the words, so few are kept
+def _who_served(attempts: int, reason: str, model: str | None, node: str | None, strategy: str | None) -> Headers:
+    headers = [(b"x-metainf-attempts", b"%d" % attempts), (b"x-metainf-route-reason", reason.encode("ascii"))]
+    if model is not None:
+        headers.append((b"x-metainf-model", _header_text(model)))
+    if node is not None:
+        headers.append((b"x-metainf-node", _header_text(node)))
+        if strategy is not None:
+            headers.append((b"x-metainf-strategy", _header_text(strategy)))
+    return tuple(headers)
+
+
+def _tells_info(log: Any) -> bool:  # noqa: ANN401 -- whatever structlog is configured to bind
+    """Whether a line for an answered request would be kept: most nodes keep none, and to write it costs 100 µs."""
+    asked = getattr(log, "isEnabledFor", None)
+    return asked is None or bool(asked(logging.INFO))
 
 
 def _header_text(text: str) -> bytes:

@@ -4,6 +4,7 @@ Knows neither replicas nor answers. What is wrong with a prompt as such is the e
 node must not let through.
 """
 
+import re
 import secrets
 from collections.abc import Callable
 
@@ -29,8 +30,10 @@ _STAYS_HERE = frozenset(
         b"x-data-parallel-rank", b"x-real-ip", b"x-request-id",
     }
 )  # fmt: skip
-_STAYS_HERE_PREFIXES = (b"x-forwarded-", b"sec-", b"access-control-")
-_OURS = b"x-metainf-"
+# The last are ours: of them one travels.
+_STAYS_HERE_PREFIXES = (b"x-forwarded-", b"sec-", b"access-control-", b"x-metainf-")
+
+_VISIBLE = re.compile(rb"[!-~]+")
 
 Offence = Callable[[str], None]
 
@@ -66,10 +69,8 @@ async def forbidden(body: bytes, dialect: Dialect, *, allow_remote_media: bool, 
     """Say why a body must not reach an engine; None where it may."""
     if allow_remote_media or not body:
         return None
-    if len(body) < THREAD_BYTES:
-        found = screen(body, dialect)
-    else:
-        found = await trio.to_thread.run_sync(screen, body, dialect)
+    large = len(body) >= THREAD_BYTES
+    found = await trio.to_thread.run_sync(screen, body, dialect) if large else screen(body, dialect)
     if found is None:
         return None
     offence(found.offence)
@@ -79,7 +80,7 @@ async def forbidden(body: bytes, dialect: Dialect, *, allow_remote_media: bool, 
 def request_id(scope: Scope) -> str:
     """Take the client's id where it is 1 to 128 visible ASCII characters, else mint one."""
     given = header(scope, b"x-request-id")
-    if given is not None and 0 < len(given) <= ID_LENGTH and all(0x21 <= byte <= 0x7E for byte in given):
+    if given is not None and len(given) <= ID_LENGTH and _VISIBLE.fullmatch(given):
         return given.decode("ascii")
     return secrets.token_hex(16)
 
@@ -89,19 +90,21 @@ def via(scope: Scope) -> str | Refusal | None:
     given = header(scope, VIA)
     if given is None:
         return None
-    if not 0 < len(given) <= VIA_LENGTH or not all(0x21 <= byte <= 0x7E for byte in given):
+    if len(given) > VIA_LENGTH or not _VISIBLE.fullmatch(given):
         return invalid(f"x-metainf-via is a peer id: 1 to {VIA_LENGTH} visible characters.", code="invalid_via")
     return given.decode("ascii")
 
 
 def travelling(scope: Scope, own_id: str) -> Headers:
     """Choose the headers that go on to a replica; the request's id is among them."""
-    named = {token.strip().lower() for token in (header(scope, b"connection") or b"").split(b",")}
-    kept = [(name, value) for name, value in scope["headers"] if name not in named and _travels(name)]
-    return (*kept, (b"x-request-id", own_id.encode("ascii")))
-
-
-def _travels(name: bytes) -> bool:
-    if name.startswith(_OURS):
-        return name == OBJECTIVE
-    return name not in _STAYS_HERE and not name.startswith(_STAYS_HERE_PREFIXES)
+    named = header(scope, b"connection")
+    kept = [
+        each
+        for each in scope["headers"]
+        if each[0] not in _STAYS_HERE and (not each[0].startswith(_STAYS_HERE_PREFIXES) or each[0] == OBJECTIVE)
+    ]
+    if named is not None:
+        hop = {token.strip().lower() for token in named.split(b",")}
+        kept = [each for each in kept if each[0] not in hop]
+    kept.append((b"x-request-id", own_id.encode("ascii")))
+    return tuple(kept)

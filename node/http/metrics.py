@@ -19,6 +19,11 @@ class HttpMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self._now_running = 0
+        # Each label's child by its label: finding it costs more than counting does. As few as the labels are.
+        self._durations: dict[tuple[str, int], Histogram] = {}
+        self._ttfts: dict[str, Histogram] = {}
+        self._outcomes: dict[str, Counter] = {}
         self._duration = Histogram(
             "metainf_request_duration_seconds",
             "From a request's arrival to the end of its answer.",
@@ -33,7 +38,8 @@ class HttpMetrics:
             buckets=_TTFT_BUCKETS,
             registry=registry,
         )
-        self._running = Gauge("metainf_running_requests", "Requests that are being answered.", registry=registry)
+        running = Gauge("metainf_running_requests", "Requests that are being answered.", registry=registry)
+        running.set_function(lambda: self._now_running)
         self._attempts = Counter(
             "metainf_route_attempts", "Attempts to have a prompt answered.", ("outcome",), registry=registry
         )
@@ -44,21 +50,31 @@ class HttpMetrics:
 
     def begin(self) -> None:
         """Note that a request to an engine's endpoint has come."""
-        self._running.inc()
+        self._now_running += 1
 
     def end(self, *, endpoint: str, status: int, seconds: float) -> None:
         """Note that it is over; `status` 0 where the client left before there was one."""
-        self._running.dec()
-        label = f"{status // 100}xx" if status else "none"
-        self._duration.labels(endpoint, label).observe(seconds)
+        self._now_running -= 1
+        kind = status // 100
+        child = self._durations.get((endpoint, kind))
+        if child is None:
+            child = self._duration.labels(endpoint, f"{kind}xx" if kind else "none")
+            self._durations[endpoint, kind] = child
+        child.observe(seconds)
 
     def first_byte(self, *, endpoint: str, seconds: float) -> None:
         """Note that the first byte of a stream has been sent."""
-        self._ttft.labels(endpoint).observe(seconds)
+        child = self._ttfts.get(endpoint)
+        if child is None:
+            child = self._ttfts[endpoint] = self._ttft.labels(endpoint)
+        child.observe(seconds)
 
     def attempt(self, outcome: str) -> None:
         """Note how it went with a replica: `answered`, `refused`, `broken` or `abandoned`."""
-        self._attempts.labels(outcome).inc()
+        child = self._outcomes.get(outcome)
+        if child is None:
+            child = self._outcomes[outcome] = self._attempts.labels(outcome)
+        child.inc()
 
     def offence(self, kind: str) -> None:
         """Count one thing that a client did wrong; `kind` is one of a fixed, small set."""

@@ -175,10 +175,11 @@ class Brain:
         return replace(limits, failure=self.failures.probability(candidates))
 
     def curves(self, cells: Sequence[Cell]) -> list[Curve]:
-        """Return curves of cells."""
+        """Return curves of cells; of those times that were never learnt, by physics."""
         first = self._of(objectives.outcome(objectives.TTFT))
         each = self._of(objectives.outcome(objectives.TPOT))
-        return curves(cells, first.ask, each.ask)
+        learnt = first.stack is not None and each.stack is not None
+        return curves(cells, first.ask, each.ask, learnt=learnt)
 
     def foretell(self, candidates: Table, goal: Objective) -> Foretold:
         """Return what candidates cost: as learnt for this goal, else put together from what its outcomes are.

@@ -8,18 +8,24 @@ never hears of it. From the first byte on the answer is this replica's, and if i
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from secrets import token_bytes
 
 import trio
 
 from node.core.access import Access
+from node.core.candidates import Offering
 from node.core.endpoints import generates
+from node.core.experience import Experience
+from node.core.explanation import Account, Accounts
 from node.core.peerbook import Change, Peerbook
-from node.core.prompt import Headers, Prompt, RequesterKind
-from node.core.router import Choice, Router
+from node.core.prompt import Prompt, RequesterKind
+from node.core.router import Choice, Route, Router
 from node.core.standings import Standings
 from node.core.stored import StoredAnswers
+from node.core.wanted import Wish
 from node.errors import Broken, Refusal, Refused, Unreachable
-from node.ports import Answer, Replica, Served, ServedAnswer, Streams, Swarm
+from node.ports import Replica, Served, ServedAnswer, Streams, Swarm
+from node.services.ask_note import End, Noted, Notes
 from node.services.ask_peer import AskPatience, EngineLost, Flight, PeerAnswer, PeerAsker, Watch
 from node.services.ask_verdict import Tried, away
 from node.services.ask_whom import Whom, unpinned
@@ -88,6 +94,10 @@ class SwarmReplica:
         patience: AskPatience | None = None,
         hold: AskHold | None = None,
         clock: Callable[[], float] = trio.current_time,
+        experience: Experience | None = None,
+        edition: Callable[[], int] | None = None,
+        own_offering: Callable[[], Offering] | None = None,
+        sent: Callable[[PeerId, int, float], None] = lambda _peer, _bytes, _seconds: None,
     ) -> None:
         """Prepare.
 
@@ -99,6 +109,10 @@ class SwarmReplica:
             luck: uniform in [0, 1).
             on_change: gets what setting a peer aside has changed in the book.
             hold: how prompts wait where those who might answer change their strategies.
+            experience: what the router decides by and answers teach; None: one of its own, which nobody else reads.
+            edition: changes whenever the book does (`node.services.ask_whom.Whom`).
+            own_offering: what this node's own engine costs.
+            sent: gets how many bytes of a prompt went to a peer, and in how many seconds.
         """
         self._me = me
         self._local = local
@@ -106,6 +120,8 @@ class SwarmReplica:
         self._hold = hold or AskHold()
         self._clock = clock
         self._stored = StoredAnswers()
+        self.experience = experience or Experience(key=token_bytes(32))
+        self.accounts = Accounts()
         self._whom = Whom(
             me=me,
             own_load=own_load,
@@ -118,6 +134,9 @@ class SwarmReplica:
             router=router,
             watch=watch,
             luck=luck,
+            experience=self.experience,
+            edition=edition,
+            own_offering=own_offering,
         )
         self._peers = PeerAsker(
             streams=streams,
@@ -128,6 +147,7 @@ class SwarmReplica:
             on_change=on_change,
             patience=patience or AskPatience(),
             clock=clock,
+            sent=sent,
         )
         self._holding = 0
         self._running = self._served = self._failed = self._refused = self._abandoned = self._retried = 0
@@ -167,7 +187,7 @@ class SwarmReplica:
         Raises:
             Refused: the most helpful of the refusals; or there is nobody to ask: 404 where the model is known to
                 nobody (or `via` names nobody), 403 where no list lets the prompt go, 429 or 503 where all are busy
-                or away.
+                or away, 400 where its headers ask for what there is not.
             Broken: everybody who took the prompt broke off.
         """
         assert prompt.requester.kind is not RequesterKind.PEER  # noqa: S101 -- what peers ask goes to our engine alone
@@ -175,10 +195,11 @@ class SwarmReplica:
         self._running += 1
         self._generating += works
         self._generating_seen += works
-        end = _End()
+        end = End()
+        account = self.accounts.open(prompt.request_id, self._clock())
         try:
             async with AsyncExitStack() as stack:
-                answer = await self._first_good(prompt, stack, end)
+                answer = await self._first_good(prompt, stack, end, account)
                 end.interrupted = True
                 yield answer
                 end.interrupted = False
@@ -192,8 +213,9 @@ class SwarmReplica:
             self._running -= 1
             self._generating -= works
             self._count(end)
+            account.close()
 
-    def _count(self, end: "_End") -> None:
+    def _count(self, end: End) -> None:
         if end.refused:
             self._refused += 1
         elif end.broken:
@@ -203,17 +225,19 @@ class SwarmReplica:
         else:
             self._abandoned += 1
 
-    async def _first_good(self, prompt: Prompt, stack: AsyncExitStack, end: "_End") -> "_FromSomebody":
+    async def _first_good(self, prompt: Prompt, stack: AsyncExitStack, end: End, account: Account) -> Noted:
         """Enter, on the stack, the first attempt that brings a byte."""
         tried, until = Tried(), self._clock() + self._hold.longest
         if prompt.deadline is not None:
             until = min(until, prompt.deadline)
+        wish = self._whom.wish(prompt)
         while True:
-            choices, gone = self._choices(prompt)
+            route, gone = self._route(prompt, wish)
             if gone is not None and not tried.attempts:
-                choices = self._whom.knock(prompt, self._clock())
-            if not (tried.attempts and self._away(choices)):
-                answer = await self._first_of(choices, prompt, tried, stack, end)
+                route = Route(choices=self._whom.knock(prompt, self._clock()))
+            self.accounts.decided(account, route)
+            if not (tried.attempts and self._away(route.choices)):
+                answer = await self._first_of(route, prompt, tried, stack, end, account)
                 if answer is not None:
                     return answer
             if not self._worth_waiting(prompt, tried, until):
@@ -224,12 +248,12 @@ class SwarmReplica:
             finally:
                 self._holding -= 1
 
-    def _choices(self, prompt: Prompt) -> tuple[tuple[Choice, ...], Refusal | None]:
+    def _route(self, prompt: Prompt, wish: Wish) -> tuple[Route, Refusal | None]:
         """Return whom to try, or why there is nobody."""
         try:
-            return self._whom.choices(prompt, self._clock()), None
+            return self._whom.route(prompt, wish, self._clock()), None
         except Refused as refused:
-            return (), refused.refusal
+            return Route(choices=(), reason=refused.refusal.code or ""), refused.refusal
 
     def _worth_waiting(self, prompt: Prompt, tried: Tried, until: float) -> bool:
         """Whether to decide anew in a moment: a peer that may answer takes nothing now, and will again."""
@@ -246,21 +270,26 @@ class SwarmReplica:
         )
 
     async def _first_of(
-        self, choices: tuple[Choice, ...], prompt: Prompt, tried: Tried, stack: AsyncExitStack, end: "_End"
-    ) -> "_FromSomebody | None":
+        self, route: Route, prompt: Prompt, tried: Tried, stack: AsyncExitStack, end: End, account: Account
+    ) -> Noted | None:
         """Try them in order; None where all refused or broke off, which is noted."""
-        for choice in choices:
+        for choice in route.choices:
             self._retried += tried.attempts > 0
             tried.attempts += 1
             # In one go with the decision: the next prompt's is made with this one counted.
             flight = Flight(self._standings, choice.replica, self._clock())
+            notes = Notes(self.experience, self._standings, route, choice, prompt, account, self._clock)
             try:
-                return await stack.enter_async_context(self._attempt(prompt, choice, tried.attempts, flight, end))
+                attempt = self._attempt(prompt, choice, tried.attempts, flight, notes, end)
+                return await stack.enter_async_context(attempt)
             except Refused as refused:
+                notes.outcome("refused")
                 tried.refusals.append(refused.refusal)
             except Unreachable:
+                notes.outcome("unreachable")
                 tried.refusals.append(away("unreachable", SOON))
             except Broken as broken:
+                notes.outcome("broken")
                 tried.broken.append(broken)
                 tried.lost += choice.replica == self._me or isinstance(broken, EngineLost)
             late = prompt.deadline is not None and self._clock() >= prompt.deadline
@@ -270,71 +299,33 @@ class SwarmReplica:
 
     @asynccontextmanager
     async def _attempt(
-        self, prompt: Prompt, choice: Choice, attempts: int, flight: Flight, end: "_End"
-    ) -> AsyncIterator["_FromSomebody"]:
+        self, prompt: Prompt, choice: Choice, attempts: int, flight: Flight, notes: Notes, end: End
+    ) -> AsyncIterator[Noted]:
         try:
             if choice.replica == self._me:
                 async with self._local.answer(self._whom.for_us(prompt)) as answer:
-                    first = await answer.receive()
+                    first = await notes.first(answer, answer.receive)
                     self._stored.note(prompt, first, self._me)
-                    served = replace(answer.served, reason=choice.reason, attempts=attempts)
-                    yield _FromSomebody(answer, first, served, end)
+                    served = replace(answer.served, reason=choice.reason, attempts=attempts, foretold=notes.foretold)
+                    yield Noted(answer, first, served, end, notes)
             else:
                 sent = unpinned(prompt)
                 async with self._peers.answer(choice.replica, sent, attempt=attempts, flight=flight) as answer:
-                    first = await answer.begin()
+                    first = await notes.first(answer, answer.begin)
                     self._stored.note(prompt, first, choice.replica)
-                    yield _FromSomebody(answer, first, _served(choice, attempts, answer, prompt), end)
+                    served = _served(choice, attempts, answer, prompt, notes)
+                    yield Noted(answer, first, served, end, notes)
         finally:
+            notes.over(end)
             flight.end()
 
 
-@dataclass(slots=True)
-class _End:
-    """How a prompt ended."""
-
-    whole: bool = False
-    broken: bool = False
-    refused: bool = False
-    interrupted: bool = False  # left by an exception that is not about the answer, cancellation above all
-
-
-class _FromSomebody:
-    """An answer whose first bytes are here already, and which notes how it ended."""
-
-    def __init__(self, answer: Answer, first: bytes, served: Served, end: _End) -> None:
-        self.served = served
-        self._answer = answer
-        self._first: bytes | None = first
-        self._end = end
-
-    @property
-    def status(self) -> int:
-        return self._answer.status
-
-    @property
-    def headers(self) -> Headers:
-        return self._answer.headers
-
-    async def receive(self) -> bytes:
-        if self._first is not None:
-            data, self._first = self._first, None
-            await trio.lowlevel.checkpoint()
-        else:
-            try:
-                data = await self._answer.receive()
-            except Broken:
-                self._end.broken = True
-                raise
-        self._end.whole = not data
-        return data
-
-
-def _served(choice: Choice, attempts: int, answer: PeerAnswer, prompt: Prompt) -> Served:
+def _served(choice: Choice, attempts: int, answer: PeerAnswer, prompt: Prompt, notes: Notes) -> Served:
     return Served(
         node=str(choice.replica),
         reason=choice.reason,
         attempts=attempts,
         model=answer.model or prompt.model,
         strategy=answer.strategy,
+        foretold=notes.foretold,
     )

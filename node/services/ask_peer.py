@@ -154,7 +154,10 @@ class PeerAsker:
         on_change: Callable[[tuple[Change, ...]], None],
         patience: AskPatience,
         clock: Callable[[], float],
+        sent: Callable[[PeerId, int, float], None] = lambda _peer, _bytes, _seconds: None,
     ) -> None:
+        """Prepare. `sent`: gets how many bytes of a prompt went to a peer, and in how many seconds."""
+        self._sent = sent
         self._streams = streams
         self._swarm = swarm
         self._book = book
@@ -235,13 +238,21 @@ class PeerAsker:
         return replace(ask, time_left_us=min(max(left, 1), limits.TIME_LEFT_MAX_US))
 
     def _notes(self, peer: PeerId) -> "_Notes":
-        return _Notes(peer, self._standings, self._book, self._clock)
+        return _Notes(peer, self._standings, self._book, self._clock, self._sent)
 
 
 class _Notes:
     """What is noted of one peer while it is asked."""
 
-    def __init__(self, peer: PeerId, standings: Standings, book: Peerbook, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        peer: PeerId,
+        standings: Standings,
+        book: Peerbook,
+        clock: Callable[[], float],
+        sent: Callable[[PeerId, int, float], None],
+    ) -> None:
+        self._sent = sent
         self._peer = peer
         self._standings = standings
         self._book = book
@@ -253,6 +264,12 @@ class _Notes:
         except RemoteProtocolError:
             return  # figures that make no sense are none; the answer that they ride on may still be good
         self._standings.read(self._peer, load, self._clock())
+
+    def now(self) -> float:
+        return self._clock()
+
+    def sent(self, size: int, began: float) -> None:
+        self._sent(self._peer, size, self._clock() - began)
 
     def answered(self) -> None:
         self._standings.answered(self._peer, self._clock())
@@ -286,10 +303,11 @@ class _Talk:
         None where a kept stream had died while it was idle and `again` lets another be opened.
         """
         try:
-            first = body[: limits.PART_BYTES]
+            began, first = self._notes.now(), body[: limits.PART_BYTES]
             await self._say(ask, *([Body(data=first)] if first else []))
             for at in range(len(first), len(body), limits.PART_BYTES):
                 await self._say(Body(data=body[at : at + limits.PART_BYTES]))
+            self._notes.sent(len(body), began)
             event = await self._hear()
         except Broken as error:
             idle = not self._stream.fresh and not self._vigil.hung and not isinstance(error, OutOfTime | Breach)

@@ -3,15 +3,19 @@
 Knows no stream and asks nobody; whom it weighs it has watched. Refuses where there is nobody to ask.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from node.core.access import Access
+from node.core.candidates import Candidates, Offering, offering
+from node.core.experience import Experience
 from node.core.peerbook import SHORTLIST, Candidate, Peerbook
 from node.core.prompt import Prompt
-from node.core.router import CHOICES, Choice, Option, Route, Router
+from node.core.router import Choice, Route, Router
 from node.core.standings import Standings
 from node.core.stored import StoredAnswers, not_stored, stored_answer
+from node.core.wanted import Wanted, Wish, aims_of
 from node.errors import Refusal, Refused, unknown_model
 from node.services.ask_peer import Watch
 from node.services.ask_verdict import NOT_ASKED, NOTHING_SERVED, UNKNOWN_PEER, all_closed
@@ -21,6 +25,43 @@ from protocol.ids import ContentDigest, InvalidId, ModelName, PeerId
 from protocol.load import Load, Serving
 
 DRAINING = Serving.DRAINING.name.lower()  # as a standing says why it is closed
+WATCHED = SHORTLIST  # candidates whose load is kept fresh for a prompt: those who might be chosen for the next one
+FIELDS = 64  # models whose candidates are kept; beyond that they are looked up again
+STANDS_FOR = 1.0  # s that candidates are kept though the book does not change: leases run out by themselves
+
+
+class LazyWish:
+    """What a prompt wants, found out when it is first asked about: most prompts have but one way to go."""
+
+    __slots__ = ("_aims", "_experience", "_prompt", "_wanted")
+
+    def __init__(self, prompt: Prompt, experience: Experience) -> None:
+        """Read the prompt's headers.
+
+        Raises:
+            Refused: they ask for what there is not; 400.
+        """
+        self._prompt = prompt
+        self._experience = experience
+        self._aims = aims_of(prompt.headers)
+        self._wanted: Wanted | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it wants."""
+        if self._wanted is None:
+            self._wanted = self._experience.wanted(self._prompt, self._aims)
+        return self._wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """The candidates for a model, as they were when the book had a certain edition."""
+
+    edition: int
+    until: float
+    here: bool
+    candidates: Candidates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +73,8 @@ class Whom:
         own_model: the name that it serves; None on a node without an engine.
         own_digest: of that model's content, for who pins it; None where it is not known.
         luck: uniform in [0, 1).
+        edition: changes whenever the book does; None: whatever the book says is looked up for each prompt.
+        own_offering: what this node's own engine costs; None: what is usual.
     """
 
     me: PeerId
@@ -45,6 +88,14 @@ class Whom:
     router: Router
     watch: Watch
     luck: Callable[[], float]
+    experience: Experience
+    edition: Callable[[], int] | None = None
+    own_offering: Callable[[], Offering] | None = None
+    fields: OrderedDict[ModelName, _Field] = field(default_factory=OrderedDict[ModelName, _Field])
+
+    def wish(self, prompt: Prompt) -> LazyWish:
+        """Return what a prompt wants, for `route`; raises as `LazyWish` does."""
+        return LazyWish(prompt, self.experience)
 
     def serves(self, now: float) -> bool:
         """Tell whether a peer that this node may ask serves any model now."""
@@ -56,7 +107,7 @@ class Whom:
         found = self._allowed(self.book.candidates(model, now))
         return any(each.connected and not self.standings.standing(each.peer, now).closed for each in found)
 
-    def choices(self, prompt: Prompt, now: float) -> tuple[Choice, ...]:
+    def route(self, prompt: Prompt, wish: Wish, now: float) -> Route:
         """Return whom to try, in order, at least one.
 
         Where this node's own engine is away for a moment, it comes last: it answers once it is back.
@@ -66,10 +117,10 @@ class Whom:
         """
         ours = self.own_model()
         if prompt.via is not None:
-            return (self._via(prompt.via, now),)
+            return Route(choices=(self._via(prompt.via, now),))
         if (answer := stored_answer(prompt)) is not None:
-            return (self._keeper(answer, ours),)
-        return self._for_model(prompt, ours, now)
+            return Route(choices=(self._keeper(answer, ours),))
+        return self._for_model(prompt, wish, ours, now)
 
     def awaited(self, prompt: Prompt, now: float) -> bool:
         """Tell whether a peer that may answer takes nothing for the moment, and will again.
@@ -110,58 +161,65 @@ class Whom:
         wanted = model_name(prompt.model) if prompt.model is not None else None
         return unpinned(prompt) if wanted is not None and wanted.pin == self.own_digest() else prompt
 
-    def _for_model(self, prompt: Prompt, ours: str | None, now: float) -> tuple[Choice, ...]:
+    def _for_model(self, prompt: Prompt, wish: Wish, ours: str | None, now: float) -> Route:
         wanted = model_name(prompt.model) if prompt.model is not None else None
         if wanted is None and ours is None:
             wanted = self._any_model(now)  # for its engine's own words about a body without a model, or a bad one
         if wanted is None:
             if ours is None and prompt.model is not None:
                 raise Refused(self._not_served(prompt.model, now))
-            return (Choice(self.me, "local"),)
+            return self._ourselves()
         here = ours == wanted.name and (wanted.pin is None or wanted.pin == self.own_digest())
-        candidates = self._candidates(wanted, now)
-        if not here and not candidates:
+        candidates = self._field(wanted, here, now)
+        if not len(candidates):
             return self._elsewhere(prompt, wanted, ours, now)
-        route = self._route(here, candidates, now)
+        if here:
+            self.standings.read(self.me, self.own_load(), now)  # exact, and free
+        route = self.router.choose(candidates, wish, now=now, luck=self.luck)
+        self._look_after(candidates, route)
         if route.choices:
             last = here and self.standings.standing(self.me, now).returning
-            return (*route.choices, Choice(self.me, "local")) if last else route.choices
+            return replace(route, choices=(*route.choices, Choice(self.me, "local"))) if last else route
         if here:
-            return (Choice(self.me, "local"),)  # it says why not: loading, and how far; full, and until when
+            return self._ourselves()  # it says why not: loading, and how far; full, and until when
         raise Refused(all_closed(route))
+
+    def _ourselves(self) -> Route:
+        return Route(choices=(Choice(self.me, "local"),))
 
     def _not_served(self, model: str, now: float) -> Refusal:
         """Refuse a model, on a node without an engine; where nobody serves anything yet, that may change soon."""
         offers = self.book.models(now)
         return unknown_model(model, (offer.name for offer in offers)) if offers else NOTHING_SERVED
 
-    def _route(self, here: bool, candidates: tuple[Candidate, ...], now: float) -> Route:
-        options = [
-            Option(replica=each.peer, standing=self.standings.standing(each.peer, now), connected=each.connected)
-            for each in candidates
-        ]
+    def _field(self, wanted: ModelName, here: bool, now: float) -> Candidates:
+        """Return those who may answer; kept from one prompt to the next where the router weighs any number."""
+        if not self.router.wide or self.edition is None:
+            return self._columns(wanted, here, self._candidates(wanted, now))
+        edition, held = self.edition(), self.fields.get(wanted)
+        if held is not None and held.edition == edition and held.here == here and now < held.until:
+            return held.candidates
+        found = self._columns(wanted, here, self._allowed(self.book.candidates(wanted, now)))
+        self.fields[wanted] = _Field(edition, now + STANDS_FOR, here, found)
+        self.fields.move_to_end(wanted)
+        if len(self.fields) > FIELDS:
+            self.fields.popitem(last=False)
+        return found
+
+    def _columns(self, wanted: ModelName, here: bool, candidates: Iterable[Candidate]) -> Candidates:
+        offerings = [offering(each.peer, each.advert, connected=each.connected) for each in candidates]
         if here:
-            self.standings.read(self.me, self.own_load(), now)  # exact, and free
-            options.append(Option(replica=self.me, standing=self.standings.standing(self.me, now), local=True))
-        self.watch.want(each.peer for each in candidates)
-        return self._familiar_first(options, now)
+            ours = self.own_offering() if self.own_offering is not None else Offering(replica=self.me)
+            offerings.append(ours)
+        return Candidates(offerings, model=wanted.name, standings=self.standings, local=self.me if here else None)
 
-    def _familiar_first(self, options: list[Option], now: float) -> Route:
-        """Order those we know to be there before those of whom we only have an advert, which costs nothing to make up.
-
-        Of the latter one is tried first where everybody else's slots are taken: an honest one would serve at once.
-        """
-        familiar = [each for each in options if each.connected or each.standing.known]
-        route = self.router.order(familiar, now=now, luck=self.luck)
-        if len(familiar) == len(options):
-            return route
-        if not route.choices:
-            return self.router.order(options, now=now, luck=self.luck)
-        unknown = [each for each in options if not (each.connected or each.standing.known)]
-        strangers = self.router.order(unknown, now=now, luck=self.luck).choices
-        first = route.choices[0].replica
-        dared = int(first != self.me and self.standings.standing(first, now).full)
-        return Route(choices=(*strangers[:dared], *route.choices, *strangers[dared:])[:CHOICES])
+    def _look_after(self, candidates: Candidates, route: Route) -> None:
+        """Have the loads of those kept fresh who were weighed; where they are many, of those who may be chosen next."""
+        peers: Iterable[PeerId] = candidates.replicas
+        if len(candidates) > WATCHED:
+            best = route.forecast.soonest(WATCHED) if route.forecast is not None else ()
+            peers = dict.fromkeys((*(each.replica for each in route.choices), *best))
+        self.watch.want(each for each in peers if each != self.me)
 
     def _candidates(self, wanted: ModelName, now: float) -> tuple[Candidate, ...]:
         if self.access.ask.everybody:
@@ -176,13 +234,13 @@ class Whom:
         offers = self.book.models(now)
         return ModelName(offers[0].name) if offers else None
 
-    def _elsewhere(self, prompt: Prompt, wanted: ModelName, ours: str | None, now: float) -> tuple[Choice, ...]:
+    def _elsewhere(self, prompt: Prompt, wanted: ModelName, ours: str | None, now: float) -> Route:
         """Decide about a model that nobody we may ask serves."""
         if self.book.candidates(wanted, now):
             raise Refused(NOT_ASKED)
         if ours is None:
             raise Refused(self._not_served(prompt.model or str(wanted), now))
-        return (Choice(self.me, "local"),)  # it may know the name as an alias or an adapter; else it says no itself
+        return self._ourselves()  # it may know the name as an alias or an adapter; else it says no itself
 
     def _keeper(self, answer: str, ours: str | None) -> Choice:
         """Return who keeps a stored answer: nobody else has it."""

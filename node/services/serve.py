@@ -5,21 +5,23 @@ a turn or for an engine that is away for a moment, is the door's (`node.services
 """
 
 import secrets
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
 
 import trio
 
 from node.core.admission import Admission, Ticket
 from node.core.answer_meter import AnswerMeter
 from node.core.endpoints import generates
+from node.core.engine_state import EngineSnapshot
 from node.core.levers import Levers, apply, capped, limited
-from node.core.prompt import OWNER, Headers, Prompt, Requester, RequesterKind
-from node.core.traffic import Ending, Traffic
+from node.core.prompt import OWNER, Prompt, Requester, RequesterKind
+from node.core.traffic import Traffic
 from node.errors import Broken, Refused, Unreached
 from node.ports import Answer, Endpoint, EngineBoard, Served, ServedAnswer, Upstream
+from node.services.serve_answer import Metered, Outcome, Watched
 from node.services.serve_door import Door
 from node.services.serve_words import refusal, serving, unreached
 from protocol.load import Load
@@ -78,7 +80,9 @@ class LocalReplica:
         self._limits = admission.limits  # the node's own, whatever levers make of them
         self._levers: Levers | None = None
         self._cap: int | None = None  # the owner's, for power or heat
-        self._at: Counter[Endpoint] = Counter()  # prompts, by the endpoint that they were sent to
+        self._at: dict[Endpoint, _Spot] = {}
+        self._spot: _Spot | None = None  # the latest of them: mostly there is one engine
+        self._told: tuple[EngineSnapshot, Served] | None = None  # what the latest snapshot says to clients
         self._running = self._served = self._failed = self._refused = self._abandoned = 0
         self._generating = self._generating_seen = 0
 
@@ -113,7 +117,8 @@ class LocalReplica:
 
     def running_at(self, endpoint: Endpoint) -> int:
         """Count the prompts that were sent to one endpoint and are not over."""
-        return self._at[endpoint]
+        spot = self._at.get(endpoint)
+        return spot.running if spot is not None else 0
 
     def set_levers(self, levers: Levers | None) -> None:
         """Serve prompts from now on as these levers say; None: as the engine was started. What runs goes on.
@@ -131,8 +136,7 @@ class LocalReplica:
     def _resize(self) -> None:
         self._door.resize(capped(limited(self._limits, self._levers), self._cap))
 
-    @asynccontextmanager
-    async def answer(self, prompt: Prompt) -> AsyncIterator[ServedAnswer]:
+    def answer(self, prompt: Prompt) -> "_Serving":
         """See `node.ports.Replica.answer`.
 
         A prompt for an endpoint that generates nothing needs no turn, unless it is a peer's and has a body. While the
@@ -143,30 +147,7 @@ class LocalReplica:
             Refused: 503 `model_loading` or `engine_unavailable`, 429 `overloaded`, each with when to ask again.
             Broken: the engine gave no answer.
         """
-        works = generates(prompt.path)
-        ticket: Ticket | None = None
-        outcome = _Outcome()
-        self._generating += works
-        self._generating_seen += works
-        arrived = self._clock()
-        try:
-            ticket = await self._door.let_in(prompt, generates=works, wants_turn=works or _burdens(prompt))
-            async with self._at_engine(prompt, outcome, arrived) as answer:
-                yield answer
-        except Refused:
-            self._refused += 1
-            raise
-        except Broken:
-            self._failed += 1
-            raise
-        else:
-            self._count(outcome)
-        finally:
-            self._generating -= works
-            if ticket is not None:
-                self._door.give_back(ticket)
-            if outcome.interrupted:
-                self._abandoned += 1
+        return _Serving(self, prompt)
 
     async def engine_metrics(self) -> bytes:
         """Return the engine's own metrics as it gives them; b"" when it gives none in time."""
@@ -187,51 +168,122 @@ class LocalReplica:
                 return b""
         return b"" if patience.cancelled_caught else bytes(gathered)
 
-    def _count(self, outcome: "_Outcome") -> None:
+    # What follows is `_Serving`'s.
+
+    async def enter(self, visit: "_Serving") -> ServedAnswer:
+        """Let a prompt in, and have its answer begin."""
+        prompt = visit.prompt
+        works = visit.works = generates(prompt.path)
+        self._generating += works
+        self._generating_seen += works
+        arrived = self._clock()
+        entered = False
+        try:
+            visit.ticket = await self._door.let_in(prompt, generates=works, wants_turn=works or _burdens(prompt))
+            answer = await self._begin(visit, arrived)
+            entered = True
+        except Refused:
+            self._refused += 1
+            raise
+        except Broken:
+            self._failed += 1
+            raise
+        finally:
+            if not entered:
+                self._leave(visit)
+        return answer
+
+    async def exit(
+        self,
+        visit: "_Serving",
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End a prompt's answer, whatever became of it."""
+        outcome = visit.outcome
+        try:
+            assert visit.sending is not None  # noqa: S101 -- entered
+            await visit.sending.__aexit__(kind, error, trace)
+        finally:
+            outcome.interrupted = error is not None and not isinstance(error, Broken)
+            self._end_at_engine(visit)
+            if isinstance(error, Broken):
+                self._failed += 1
+            elif error is None:
+                self._count(outcome)
+            self._leave(visit)
+
+    async def _begin(self, visit: "_Serving", arrived: float) -> ServedAnswer:
+        endpoint = self._board.endpoint()
+        if endpoint is None:
+            raise Refused(refusal(self._board.snapshot()))
+        sent = self._as_pulled(visit.prompt)
+        visit.spot = self._sent_to(endpoint)
+        visit.meter = meter = self._meter(visit.prompt, arrived)
+        visit.sending = self._upstream.send(
+            endpoint, method=sent.method, target=sent.target, headers=sent.headers, body=sent.body
+        )
+        answering = False
+        visit.outcome.interrupted = True
+        try:
+            answer = await visit.sending.__aenter__()
+            answering = True
+        except Unreached as error:
+            # It has just died, or is overrun: the board will say so in a moment.
+            visit.outcome.interrupted = False
+            raise Refused(unreached(error)) from error
+        except Broken:
+            visit.outcome.interrupted = False
+            visit.outcome.broken = True
+            raise
+        finally:
+            if not answering:
+                self._end_at_engine(visit)
+        if meter is None:
+            return Watched(answer, visit.outcome, self._served_by())
+        meter.head(answer.status, answer.headers, self._clock())
+        return Metered(answer, visit.outcome, self._served_by(), meter, self._clock)
+
+    def _sent_to(self, endpoint: Endpoint) -> "_Spot":
+        """Count one more prompt at an endpoint."""
+        spot = self._spot
+        if spot is None or spot.endpoint is not endpoint:
+            found = self._at.get(endpoint)
+            if found is None:
+                found = self._at[endpoint] = _Spot(endpoint)
+            self._spot = found
+            if spot is not None and not spot.running and spot is not found:
+                del self._at[spot.endpoint]
+            spot = found
+        self._running += 1
+        spot.running += 1
+        return spot
+
+    def _end_at_engine(self, visit: "_Serving") -> None:
+        spot, meter = visit.spot, visit.meter
+        assert spot is not None  # noqa: S101 -- it was sent there
+        self._running -= 1
+        spot.running -= 1
+        if not spot.running and spot is not self._spot:
+            del self._at[spot.endpoint]  # each engine has a port of its own, and there are many in a node's life
+        if meter is not None and self._traffic is not None:
+            self._traffic.end(meter, visit.outcome.ending, self._clock())
+
+    def _leave(self, visit: "_Serving") -> None:
+        self._generating -= visit.works
+        if visit.ticket is not None:
+            self._door.give_back(visit.ticket)
+        if visit.outcome.interrupted:
+            self._abandoned += 1
+
+    def _count(self, outcome: Outcome) -> None:
         if outcome.whole:
             self._served += 1
         elif outcome.broken:
             self._failed += 1
         else:
             self._abandoned += 1
-
-    @asynccontextmanager
-    async def _at_engine(self, prompt: Prompt, outcome: "_Outcome", arrived: float) -> AsyncIterator[ServedAnswer]:
-        endpoint = self._board.endpoint()
-        if endpoint is None:
-            raise Refused(refusal(self._board.snapshot()))
-        sent = self._as_pulled(prompt)
-        self._running += 1
-        self._at[endpoint] += 1
-        meter = self._meter(prompt, arrived)
-        answering = False
-        outcome.interrupted = True
-        try:
-            async with self._upstream.send(
-                endpoint, method=sent.method, target=sent.target, headers=sent.headers, body=sent.body
-            ) as answer:
-                answering = True
-                if meter is None:
-                    yield _Watched(answer, outcome, self._served_by())
-                else:
-                    meter.head(answer.status, answer.headers, self._clock())
-                    yield _Metered(answer, outcome, self._served_by(), meter, self._clock)
-            outcome.interrupted = False
-        except Unreached as error:
-            # It has just died, or is overrun: the board will say so in a moment.
-            outcome.interrupted = False
-            raise Refused(unreached(error)) from error
-        except Broken:
-            outcome.interrupted = False
-            outcome.broken |= not answering  # else it is the reader's, or noted already
-            raise
-        finally:
-            self._running -= 1
-            self._at[endpoint] -= 1
-            if not self._at[endpoint]:
-                del self._at[endpoint]  # each engine has a port of its own, and there are many in a node's life
-            if meter is not None and self._traffic is not None:
-                self._traffic.end(meter, outcome.ending, self._clock())
 
     def _meter(self, prompt: Prompt, arrived: float) -> AnswerMeter | None:
         if self._traffic is None:
@@ -256,70 +308,43 @@ class LocalReplica:
 
     def _served_by(self) -> Served:
         snapshot = self._board.snapshot()
-        return Served(node=self._node, model=snapshot.model, strategy=snapshot.strategy)
+        if self._told is None or self._told[0] is not snapshot:
+            self._told = (snapshot, Served(node=self._node, model=snapshot.model, strategy=snapshot.strategy))
+        return self._told[1]
 
 
-@dataclass(slots=True)
-class _Outcome:
-    whole: bool = False
-    broken: bool = False
-    interrupted: bool = False  # left by an exception that is not about the engine, cancellation above all
+class _Spot:
+    """How many prompts are at one endpoint."""
 
-    @property
-    def ending(self) -> Ending:
-        """How the answer ended as far as the engine goes."""
-        return Ending.WHOLE if self.whole else Ending.BROKEN if self.broken else Ending.LEFT
+    __slots__ = ("endpoint", "running")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.running = 0
 
 
-class _Watched:
-    """An answer that notes how it ended."""
+class _Serving:
+    """One prompt and its answer, as a context. A class by hand: a generator made into one costs five times as much."""
 
-    def __init__(self, answer: Answer, outcome: _Outcome, served: Served) -> None:
-        self.served = served
-        self._answer = answer
-        self._outcome = outcome
+    __slots__ = ("_replica", "meter", "outcome", "prompt", "sending", "spot", "ticket", "works")
 
-    @property
-    def status(self) -> int:
-        return self._answer.status
+    def __init__(self, replica: LocalReplica, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.works = False
+        self.ticket: Ticket | None = None
+        self.outcome = Outcome()
+        self.spot: _Spot | None = None  # where it was sent
+        self.meter: AnswerMeter | None = None
+        self.sending: AbstractAsyncContextManager[Answer] | None = None
+        self._replica = replica
 
-    @property
-    def headers(self) -> Headers:
-        return self._answer.headers
+    async def __aenter__(self) -> ServedAnswer:
+        return await self._replica.enter(self)
 
-    async def receive(self) -> bytes:
-        try:
-            data = await self._answer.receive()
-        except Broken:
-            self._outcome.broken = True
-            raise
-        if not data:
-            self._outcome.whole = True
-        return data
-
-
-class _Metered(_Watched):
-    """An answer whose pieces are timed on their way too, for a microsecond and a half each."""
-
-    def __init__(
-        self, answer: Answer, outcome: _Outcome, served: Served, meter: AnswerMeter, clock: Callable[[], float]
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__init__(answer, outcome, served)
-        self._meter = meter
-        self._clock = clock
-
-    async def receive(self) -> bytes:
-        asked = self._clock()
-        try:
-            data = await self._answer.receive()
-        except Broken:
-            self._outcome.broken = True
-            raise
-        if data:
-            self._meter.piece(data, asked, self._clock())
-        else:
-            self._outcome.whole = True
-        return data
+        await self._replica.exit(self, kind, error, trace)
 
 
 def _burdens(prompt: Prompt) -> bool:

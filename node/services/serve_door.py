@@ -68,19 +68,29 @@ class Door:
         Raises:
             Refused: 503 where the engine is away and will not be back in time, 429 where there is no turn.
         """
-        visit = _Visit(prompt, next(self._numbers), self.clock(), generates, wants_turn)
+        decision: Admitted | Queued | Declined | None = None
+        if not self._held and self._ready():  # nearly always
+            decision = self._ask(prompt) if wants_turn else None
+            if decision is None:
+                return None
+            if isinstance(decision, Admitted):
+                return decision.ticket
+        return await self._through(_Visit(prompt, next(self._numbers), self.clock(), generates, wants_turn, decision))
+
+    async def _through(self, visit: _Visit) -> Ticket | None:
+        """Have a visitor wait for what it has to wait for: the engine, its turn, or one after the other."""
         ticket: Ticket | None = None
         try:
             while True:
                 # Before the queue, so that nobody waits there for an engine that is away.
                 if not self._ready():
                     await self._hold(visit, been_in=ticket is not None)
-                else:
+                elif visit.decision is None:
                     self._let_held_ask()
-                    visit.decision = self._ask(prompt) if wants_turn else None
+                    visit.decision = self._ask(visit.prompt) if visit.wants_turn else None
                 decision, visit.decision = visit.decision, None
                 if decision is not None:
-                    ticket = await self._turn(prompt, decision)
+                    ticket = await self._turn(visit.prompt, decision)
                 if self._ready():
                     admitted, ticket = ticket, None
                     return admitted

@@ -15,7 +15,8 @@ import trio
 from node.core.engine_state import EngineSnapshot, EngineState
 from node.core.strategy import Strategy
 from node.core.switching import DONE, OUT_OF_MEMORY, START_FAILED, Outcome, start_timeout, usual_start
-from node.ports import Audition, LaunchPlan
+from node.ports import LaunchPlan
+from node.tuner_ports import Audition
 
 log = structlog.get_logger(__name__)
 

@@ -17,12 +17,13 @@ from node.core.engine_state import AT_REST, SERVING, EngineSnapshot, EngineState
 from node.core.strategy import Strategy
 from node.core.switching import DONE, OVERRULED, WORSE, Outcome, same_answers
 from node.errors import EngineUnavailable, Unavailable
-from node.ports import Audition, Endpoint, EngineLauncher, LaunchPlan, Upstream
+from node.ports import Endpoint, EngineLauncher, LaunchPlan, Upstream
 from node.services.engine_hold import Held, hold
 from node.services.engine_loop import EngineLoop
 from node.services.engine_watch import DOWN_LIMIT, Fault, Ready, TendLimits, unavailable
 from node.services.engine_wish import Attempt, Wish
 from node.services.race import first
+from node.tuner_ports import Audition
 
 __all__ = ["DOWN_LIMIT", "EngineKeeper", "TendLimits"]
 

@@ -3,7 +3,8 @@
 Knows no prompt: it polls `/metainf/load/1` of peers that were wanted a moment ago, and of those that somebody waits
 for in vain. What it hears goes into the standings. A peer that answers two polls in a row with nothing is hung:
 whoever waits for it is told so, and it is barred for a while. An answer may take minutes (a long prompt's prefill);
-what tells that apart from a hang is that a busy node still says how busy it is.
+what tells that apart from a hang is that a busy node still says how busy it is. How long a poll took is how far away
+the peer is, read off for nothing.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -112,12 +113,15 @@ class LoadWatch:
         standings: Standings,
         limits: WatchLimits | None = None,
         clock: Callable[[], float] = trio.current_time,
+        round_trip: Callable[[PeerId, float], None] = lambda _peer, _seconds: None,
     ) -> None:
+        """Prepare. `round_trip`: gets the seconds that a poll took, from its first byte sent to its answer."""
         self._streams = streams
         self._swarm = swarm
         self._standings = standings
         self._limits = limits or WatchLimits()
         self._clock = clock
+        self._round_trip = round_trip
         self._watched: dict[PeerId, _Watched] = {}
         self._news = trio.Event()
 
@@ -242,6 +246,7 @@ class LoadWatch:
         async with self._streams.open(
             peer, PROTOCOL_ID, patience=self._limits.patience, frame_bytes=SCRIPT.limit
         ) as stream:
+            asked = self._clock()
             try:
                 await stream.send(dialogue.say(Poll()))
                 payload = await stream.receive()
@@ -256,5 +261,6 @@ class LoadWatch:
             report = dialogue.hear(payload)
             assert isinstance(report, Report)  # noqa: S101 -- the script lets nothing else through
             load = read_figures(report.load)
+            self._round_trip(peer, self._clock() - asked)
             stream.keep()
             return load

@@ -15,10 +15,11 @@ import pytest
 import trio
 
 from node.adapters.http_server.connection import ServerLimits
-from node.adapters.http_server.exchange import Message, Receive, Send
+from node.adapters.http_server.exchange import CANCEL_WHEN_GONE, Message, Receive, Send
 from node.adapters.http_server.server import TcpBind, UnixBind, serve
 from node.adapters.system import port_owner
 from node.errors import Unavailable
+from node.http import asgi
 from tests.fakes.raw_http import PATIENCE, RawClient, Reports, connected, eventually, serving
 
 pytestmark = pytest.mark.slow
@@ -155,6 +156,89 @@ async def test_an_application_that_does_not_look_is_ended_after_its_client() -> 
             await started.wait()
         with trio.fail_after(PATIENCE):
             await ended.wait()
+
+
+async def test_an_application_that_asks_for_it_is_cancelled_where_it_stands_at_once() -> None:
+    started, ended = trio.Event(), trio.Event()
+
+    async def yielding(scope: Message, receive: Receive, send: Send) -> None:
+        del send
+        await read_all(receive)
+        scope["extensions"][CANCEL_WHEN_GONE]()
+        started.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with serving(yielding, ServerLimits(abandon_seconds=1000.0)) as served:
+        async with connected(served.bind) as client:
+            await client.send(post() + GET[:9])  # behind bytes that nobody reads, too
+            await started.wait()
+        with trio.fail_after(PATIENCE):
+            await ended.wait()
+    assert (served.reports.offences, served.reports.defects) == ([], [])
+
+
+async def test_a_client_that_left_before_the_application_asks_is_noticed_then() -> None:
+    left, ended = trio.Event(), trio.Event()
+
+    async def late(scope: Message, receive: Receive, send: Send) -> None:
+        del send
+        await read_all(receive)
+        await left.wait()
+        scope["extensions"][CANCEL_WHEN_GONE]()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with serving(late, ServerLimits(abandon_seconds=1000.0)) as served:
+        async with connected(served.bind) as client:
+            await client.send(GET)
+        await trio.sleep(QUICK)  # for the kernel to tell of it, or not
+        left.set()
+        with trio.fail_after(PATIENCE):
+            await ended.wait()
+
+
+async def test_one_answer_s_wish_to_be_cancelled_is_not_the_next_one_s() -> None:
+    async def once(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["raw_path"] == b"/first":
+            scope["extensions"][CANCEL_WHEN_GONE]()
+            await echo(scope, receive, send)
+            return
+        await read_all(receive)
+        started.set()
+        told.append((await receive())["type"])
+        await trio.lowlevel.checkpoint()
+        told.append("still here")
+        ended.set()
+
+    told: list[str] = []
+    started, ended = trio.Event(), trio.Event()
+    async with serving(once) as served:
+        async with connected(served.bind) as client:
+            await client.send(GET.replace(b"/", b"/first", 1))
+            assert (await client.response()).body == b"/first"
+            await client.send(GET)
+            await started.wait()
+        with trio.fail_after(PATIENCE):
+            await ended.wait()
+    assert told == ["http.disconnect", "still here"]
+
+
+async def test_an_upload_goes_on_after_the_node_was_asked_to_stop() -> None:
+    async with serving(echo) as served, connected(served.bind) as client:
+        whole = post(b"x" * 100)
+        await client.send(whole[:-50])
+        await trio.sleep(QUICK)
+        served.stop.set()
+        await trio.sleep(QUICK)
+        await client.send(whole[-50:])
+        response = await client.response()
+        assert (response.body, response.header(b"connection")) == (b"x" * 100, b"close")
+        assert await client.at_end()
 
 
 async def failing(scope: Message, receive: Receive, send: Send) -> None:
@@ -548,3 +632,8 @@ async def test_neither_descriptors_nor_tasks_are_left_behind() -> None:
 
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_server_and_application_mean_the_same_offer() -> None:
+    """Neither may import the other; the word is all that they share."""
+    assert CANCEL_WHEN_GONE == asgi.CANCEL_WHEN_GONE

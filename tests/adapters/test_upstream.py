@@ -4,7 +4,7 @@ import datetime
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
 
-from node.adapters.upstream.pool import UpstreamLimits, UpstreamPool
+from node.adapters.upstream.connection import UpstreamLimits
+from node.adapters.upstream.pool import ENDPOINTS_REMEMBERED, UpstreamPool
+from node.adapters.upstream.timekeeper import LOOK_EVERY
 from node.errors import Broken, Unreached
 from node.ports import Endpoint
-from tests.fakes.raw_http import PATIENCE, playing, read_request
+from tests.fakes.raw_http import PATIENCE, eventually, playing, read_request
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +203,8 @@ async def test_a_refusal_sent_before_the_upload_was_whole_is_read() -> None:
         assert (await ask(pool, port, b"x" * 5_000_000))[0] == 413
 
 
-async def test_silence_is_broken_by_each_deadline() -> None:
+@pytest.mark.parametrize("kept", [True, False], ids=["by the timekeeper", "by a timer of its own"])
+async def test_silence_is_broken_by_each_deadline(kept: bool, nursery: trio.Nursery) -> None:
     limits = UpstreamLimits(head_seconds=QUICK, body_idle_seconds=QUICK, send_stall=QUICK)
 
     async def play(stream: trio.SocketStream, number: int) -> None:
@@ -212,9 +216,70 @@ async def test_silence_is_broken_by_each_deadline() -> None:
         await trio.sleep_forever()
 
     async with open_pool(limits) as pool, playing(play) as port:
+        if kept:
+            nursery.start_soon(pool.keep_time)
+            await wait_all_tasks_blocked()
         for body in (b"", b"", b"x" * 30_000_000):
-            with pytest.raises(Broken):
+            with pytest.raises(Broken, match=r"gave no answer|fell silent|does not read"):
                 await ask(pool, port, body)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_wait_is_not_cut_short_by_a_deadline_that_was_met_before(nursery: trio.Nursery) -> None:
+    """Each piece has its time; that one came late, but in time, takes nothing from the next."""
+    rest = LOOK_EVERY + 0.2
+
+    async def play(stream: trio.SocketStream, number: int) -> None:
+        del number
+        await read_request(stream)
+        await stream.send_all(OK[:-2])
+        for byte in (b"o", b"k"):
+            await trio.sleep(rest)
+            await stream.send_all(byte)
+
+    async with open_pool(UpstreamLimits(body_idle_seconds=1.5 * rest)) as pool, playing(play) as port:
+        nursery.start_soon(pool.keep_time)
+        assert await ask(pool, port) == (200, b"ok")
+        nursery.cancel_scope.cancel()
+
+
+async def test_idle_connections_are_bounded_over_all_endpoints_and_closed_in_time(nursery: trio.Nursery) -> None:
+    closed: list[int] = []
+
+    async def play(stream: trio.SocketStream, number: int) -> None:
+        while (await read_request(stream))[0]:
+            await stream.send_all(OK)
+        closed.append(number)
+
+    async with open_pool(UpstreamLimits(idle=2, idle_seconds=2.0)) as pool, playing(play) as one, playing(play) as two:
+        for port in (one, two):
+            async with AsyncExitStack() as stack:
+                for _ in range(2):
+                    answer = await stack.enter_async_context(
+                        pool.send(Endpoint(host="127.0.0.1", port=port), method="GET", target="/", headers=(), body=b"")
+                    )
+                    assert await answer.receive() == b"ok"
+        await eventually(lambda: closed == [0, 1] or closed == [1, 0])
+        nursery.start_soon(pool.keep_time)
+        await eventually(lambda: len(closed) == 4)
+        nursery.cancel_scope.cancel()
+
+
+async def test_endpoints_do_not_pile_up() -> None:
+    async with open_pool() as pool, playing(Server(lambda n, m: OK).play) as port:
+        assert await ask(pool, port) == (200, b"ok")
+        for number in range(ENDPOINTS_REMEMBERED + 5):
+            with pytest.raises(Unreached):
+                await _ask_nobody(pool, number)
+            assert len(pool._places) <= ENDPOINTS_REMEMBERED
+        assert await ask(pool, port) == (200, b"ok")
+        assert pool.last_activity(Endpoint(host="127.0.0.1", port=port)) is not None
+
+
+async def _ask_nobody(pool: UpstreamPool, number: int) -> None:
+    endpoint = Endpoint(host="127.0.0.1", port=1, base_path=f"/{number}")
+    async with pool.send(endpoint, method="GET", target="/", headers=(), body=b""):
+        pass
 
 
 async def test_nobody_listening_is_unreached_with_the_system_s_own_reason() -> None:

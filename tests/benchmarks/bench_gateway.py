@@ -38,6 +38,8 @@ from tests.benchmarks.load import LoadFailed, Samples, Work, load
 
 GAP_MS = 10.0  # between events: 100 tokens a second and stream, as a good GPU gives them
 TOKENS = 32  # events in a stream: enough that its beginning and end weigh little
+PACE = 50  # tokens a second of each stream, where streams are not as many as go through
+PACED_TOKENS = 100  # events of such a stream: two seconds
 FULL_SECONDS = 2.0  # of load for each figure
 OURS = frozenset({DIRECT, "node"})  # a wrong answer of these ends the run
 WARM_SECONDS = 0.3  # connections opened, code paths warm; not counted
@@ -45,16 +47,17 @@ WARM_SECONDS = 0.3  # connections opened, code paths warm; not counted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much is measured."""
+    """How much is measured. `streams`: how many at once, at `PACE` tokens a second each."""
 
     fronts: tuple[str, ...]
     concurrencies: tuple[int, ...] = (1, 16, 64)
+    streams: tuple[int, ...] = (32, 128)
     rounds: int = 5
     seconds: float = FULL_SECONDS
     tokens: int = TOKENS
 
 
-QUICK = Plan(fronts=("node", "nginx"), concurrencies=(1, 8), rounds=1, seconds=0.3, tokens=8)
+QUICK = Plan(fronts=("node", "nginx"), concurrencies=(1, 8), streams=(), rounds=1, seconds=0.3, tokens=8)
 FULL = Plan(fronts=tuple(FRONTS))
 
 
@@ -94,6 +97,39 @@ def measure(front: RunningFront, concurrency: int, number: int, plan: Plan) -> R
     )
 
 
+def measure_paced(front: RunningFront, streams: int, number: int, plan: Plan) -> Row:
+    """Put so many streams on one gateway, each at its pace; CPU is what an event costs, the stream's own share in it.
+
+    Raises:
+        LoadFailed: as `measure` does.
+    """
+    tokens = min(PACED_TOKENS, max(2, round(PACE * plan.seconds)))
+    work = Work(
+        url=front.url,
+        model=MODEL,
+        tokens=tokens,
+        concurrency=streams,
+        seconds=2 * plan.seconds,
+        api_key=front.api_key,
+        fields=(("gap_ms", 1000 / PACE),),
+        spread=tokens / PACE,
+    )
+    before = front.cpu_seconds()
+    samples = _on_a_loop(work)
+    cpu = front.cpu_seconds() - before
+    return Row(
+        front=front.name,
+        concurrency=streams,
+        round=number,
+        p50=median(samples.whole),
+        stream_p50=median(samples.first_byte),
+        cpu=cpu / len(samples.whole),
+        cpu_event=cpu / samples.events,
+        rate=samples.events / samples.elapsed,
+        pace=PACE,
+    )
+
+
 def _on_a_loop(work: Work) -> Samples:
     try:
         fast = importlib.import_module("uvloop")
@@ -108,15 +144,16 @@ def measured(plan: Plan, fronts: Sequence[RunningFront], done: Sequence[Row], rn
     Raises:
         LoadFailed: the node (or the engine itself) answered wrongly. Others are left out from then on.
     """
-    finished = {(row.front, row.concurrency, row.round) for row in done}
+    finished = {(row.front, row.pace, row.concurrency, row.round) for row in done}
     standing_ones = list(fronts)
+    loads = [*((0, many) for many in plan.concurrencies), *((PACE, many) for many in plan.streams)]
     for number in range(plan.rounds):
-        for concurrency in plan.concurrencies:
+        for pace, concurrency in loads:
             for front in rng.sample(standing_ones, k=len(standing_ones)):
-                if (front.name, concurrency, number) in finished:
+                if (front.name, pace, concurrency, number) in finished:
                     continue
                 try:
-                    yield measure(front, concurrency, number, plan)
+                    yield (measure_paced if pace else measure)(front, concurrency, number, plan)
                 except LoadFailed as failure:
                     if front.name in OURS:
                         raise
@@ -137,7 +174,7 @@ def benchmark(plan: Plan, *, out: Path | None, install: bool, installs: Path, se
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
         engine_port, engine_pid = stack.enter_context(instant_engine(GAP_MS))
-        fronts = [RunningFront(name=DIRECT, url=f"http://127.0.0.1:{engine_port}", pid=None)]
+        fronts = [RunningFront(name=DIRECT, url=f"http://127.0.0.1:{engine_port}")]
         for name in plan.fronts:
             own = folder / name
             own.mkdir()
@@ -185,6 +222,7 @@ def main(arguments: Sequence[str]) -> int:
     plan = Plan(
         fronts=tuple(options.fronts.split(",")) if options.fronts else base.fronts,
         concurrencies=base.concurrencies,
+        streams=base.streams,
         rounds=options.rounds or base.rounds,
         seconds=options.seconds or base.seconds,
         tokens=base.tokens,

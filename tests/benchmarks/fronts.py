@@ -4,6 +4,7 @@ Knows their command lines and configuration; measures nothing. `direct` stands f
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,7 @@ START_S = 120.0  # LiteLLM imports for half a minute on a busy machine
 INSTALL_S = 900.0  # LiteLLM brings a hundred packages
 STOP_S = 10.0
 POLL_S = 0.1
+AT_ENGINE = 256  # prompts that the node lets through at once: nobody is to wait for a turn here, as nowhere else
 KEEP_CONNECTIONS = 128  # idle ones to the engine: more than the highest concurrency, so that none is opened twice
 
 
@@ -41,6 +43,7 @@ class Place:
     engine_port: int
     folder: Path
     installs: Path  # throw-away environments of other people's gateways, kept between runs
+    join: str = ""  # the address of the node behind this one, for one that has no engine
 
     @property
     def engine_url(self) -> str:
@@ -54,6 +57,7 @@ class Front:
 
     Attributes:
         command: makes its command line, and writes what configuration it needs into the place's folder.
+        behind: makes the command line of a node that is started before it, and answers for it.
         package: name at the package registry, for those that are installed for the occasion.
         health: path that answers 200 once it can be measured.
         api_key: what its clients send.
@@ -61,6 +65,7 @@ class Front:
 
     name: str
     command: Callable[[Place], list[str]]
+    behind: Callable[[Place], list[str]] | None = None
     package: str | None = None
     health: str = "/v1/models"
     api_key: str = "none"
@@ -68,16 +73,16 @@ class Front:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningFront:
-    """A started gateway. `pid` is None for `direct`."""
+    """A started gateway. `pids`: its processes, without their children; none for `direct`."""
 
     name: str
     url: str
-    pid: int | None
+    pids: tuple[int, ...] = ()
     api_key: str = "none"
 
     def cpu_seconds(self) -> float:
         """CPU time of its processes so far, user and system; 0 for `direct`."""
-        return cpu_seconds(self.pid) if self.pid is not None else 0.0
+        return sum(map(cpu_seconds, self.pids))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -94,9 +99,25 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _node(place: Place) -> list[str]:
+    return [*_up(place, "data", port=place.port), *_engine(place)]
+
+
+def _behind(place: Place) -> list[str]:
+    return [*_up(place, "behind", port=0), *_engine(place)]
+
+
+def _entry(place: Place) -> list[str]:
+    return [*_up(place, "data", port=place.port), "--no-engine", "--join", place.join]
+
+
+def _engine(place: Place) -> list[str]:
+    return ["--engine-url", place.engine_url, "--set", f"engine.max_running={AT_ENGINE}"]
+
+
+def _up(place: Place, data: str, *, port: int) -> list[str]:
     return [
-        *(sys.executable, "-m", "node", "up", "--yes", "--json-events", "--engine-url", place.engine_url),
-        *("--data-dir", str(place.folder / "data"), "--http", f"127.0.0.1:{place.port}", "--listen", "127.0.0.1:0"),
+        *(sys.executable, "-m", "node", "up", "--yes", "--json-events", "--data-dir", str(place.folder / data)),
+        *("--http", f"127.0.0.1:{port}", "--listen", "127.0.0.1:0"),
     ]
 
 
@@ -152,10 +173,12 @@ litellm_settings: {{telemetry: false, num_retries: 0}}
 """
 
 NODE = Front(name="node", command=_node, health="/health/ready")
+PEER = Front(name="peer", command=_entry, behind=_behind, health="/health/ready")
 FRONTS = {
     front.name: front
     for front in (
         NODE,
+        PEER,
         Front(name="nginx", command=_nginx),
         Front(name="vllm-router", command=_vllm_router, package="vllm-router", health="/health"),
         Front(
@@ -198,20 +221,34 @@ def instant_engine(gap_ms: float) -> Iterator[tuple[int, int]]:
 
 @contextlib.contextmanager
 def standing(front: Front, place: Place, *, install: bool) -> Iterator[RunningFront]:
-    """Start a gateway; enter once it answers.
+    """Start a gateway, and what is to stand behind it; enter once it answers.
 
     Raises:
         Missing: it is not installed and may not be, or it does not come up; with the last lines of its log.
     """
     if front.package is not None:
         _installed(front.name, front.package, place.installs, install=install)
-    command = front.command(place)
-    log = place.folder / f"{front.name}.log"
     url = f"http://127.0.0.1:{place.port}"
+    with contextlib.ExitStack() as stack:
+        pids: list[int] = []
+        if front.behind is not None:
+            log = place.folder / "behind.log"
+            process = stack.enter_context(_started(front.behind(place), place.folder, log))
+            place = replace(place, join=_address(process, log))
+            pids.append(process.pid)
+        log = place.folder / f"{front.name}.log"
+        process = stack.enter_context(_started(front.command(place), place.folder, log))
+        pids.insert(0, process.pid)
+        _wait_until(process, lambda: _answers(url + front.health), log)
+        yield RunningFront(name=front.name, url=url, pids=tuple(pids), api_key=front.api_key)
+
+
+@contextlib.contextmanager
+def _started(command: list[str], folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            cwd=CHECKOUT if front is NODE else place.folder,
+            cwd=CHECKOUT if "node" in command else folder,
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -219,10 +256,22 @@ def standing(front: Front, place: Place, *, install: bool) -> Iterator[RunningFr
             start_new_session=True,
         )
     try:
-        _wait_until_up(process, url + front.health, log)
-        yield RunningFront(name=front.name, url=url, pid=process.pid, api_key=front.api_key)
+        yield process
     finally:
         _end(process)
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Wait for a node to be ready; return the address by which others join."""
+    found: list[str] = []
+
+    def ready() -> bool:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("{")]
+        found.extend(event["addresses"][0] for event in map(json.loads, lines) if event.get("event") == "ready")
+        return bool(found)
+
+    _wait_until(process, ready, log)
+    return found[0]
 
 
 def _installed(name: str, package: str, installs: Path, *, install: bool) -> None:
@@ -249,12 +298,14 @@ def _installed(name: str, package: str, installs: Path, *, install: bool) -> Non
 
 def _environment() -> Mapping[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("METAINF_")}
-    return kept | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else LiteLLM fetches a price list at every start
+    # What a node learns costs a core for seconds, now and then, and other nodes nearby would join in.
+    ours = {"METAINF_P2P_LAN": "false", "METAINF_LEARNER_ENABLED": "false"}
+    return kept | ours | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else LiteLLM fetches a price list at every start
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until(process: subprocess.Popen[bytes], up: Callable[[], bool], log: Path) -> None:
     until = time.monotonic() + START_S
-    while not _answers(url):
+    while not up():
         if process.poll() is not None or time.monotonic() > until:
             words = log.read_text(errors="replace")[-600:]
             raise Missing(f"it did not come up (exit code {process.poll()}): {words}")

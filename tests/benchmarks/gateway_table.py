@@ -17,7 +17,8 @@ class Row:
         stream_p50: of a stream, to the first byte of its body.
         cpu: the gateway's CPU for one whole answer.
         cpu_event: its CPU for one streamed event, the share of a whole answer's taken off.
-        rate: whole answers per second.
+        rate: whole answers per second; events where streams have a pace.
+        pace: events a second of each stream, where it is given; then all CPU is the events', and `p50` a stream's.
     """
 
     front: str
@@ -28,6 +29,7 @@ class Row:
     cpu: float
     cpu_event: float
     rate: float
+    pace: int = 0
 
 
 HEADINGS = (
@@ -43,19 +45,33 @@ HEADINGS = (
 )
 
 
+PACED_HEADINGS = (
+    "gateway",
+    "added first µs",
+    "first µs",
+    "CPU/event µs",
+    "/ nginx",
+    "cores used",
+    "events/s",
+)
+
+
 def table(rows: Sequence[Row]) -> str:
-    """Return one table for each concurrency.
+    """Return one table for each concurrency, and one for each number of streams at a pace.
 
     Each round of a gateway is set against the same round of `direct` (for latency) and of the yardstick (for CPU);
     what is shown is the median of those, so that a slow minute of the machine weighs on all alike.
     """
     parts: list[str] = []
-    for concurrency in sorted({row.concurrency for row in rows}):
-        here = [row for row in rows if row.concurrency == concurrency]
+    for pace, concurrency in sorted({(row.pace, row.concurrency) for row in rows}):
+        here = [row for row in rows if (row.pace, row.concurrency) == (pace, concurrency)]
         rounds = len({row.round for row in here})
-        parts.append(f"{concurrency} at once, median of {rounds} rounds")
-        lines = [HEADINGS, *(_line(front, here) for front in dict.fromkeys(row.front for row in here))]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+        what = f"{concurrency} streams of {pace} events a second" if pace else f"{concurrency} at once"
+        parts.append(f"{what}, median of {rounds} rounds")
+        write = _paced_line if pace else _line
+        headings = PACED_HEADINGS if pace else HEADINGS
+        lines = [headings, *(write(front, here) for front in dict.fromkeys(row.front for row in here))]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
         parts += ["  ".join(_padded(line, widths)) for line in lines]
         parts.append("")
     return "\n".join(parts)
@@ -85,6 +101,21 @@ def _line(front: str, rows: Sequence[Row]) -> tuple[str, ...]:
         _micro([row.cpu_event for row in own]),
         _ratio([(row.cpu_event, base.cpu_event) for row, base in beside_stick]),
         rate,
+    )
+
+
+def _paced_line(front: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    own = [row for row in rows if row.front == front]
+    direct = {row.round: row for row in rows if row.front == DIRECT}
+    stick = {row.round: row for row in rows if row.front == YARDSTICK}
+    return (
+        front,
+        _micro([row.stream_p50 - direct[row.round].stream_p50 for row in own if row.round in direct]),
+        _micro([row.stream_p50 for row in own]),
+        _micro([row.cpu_event for row in own]),
+        _ratio([(row.cpu_event, stick[row.round].cpu_event) for row in own if row.round in stick]),
+        f"{median(row.cpu_event * row.rate for row in own):.2f}",
+        f"{median(row.rate for row in own):.0f}",
     )
 
 

@@ -27,6 +27,7 @@ class Work:
         seconds: no request begins later than that.
         prompt_bytes: of the message; None for a short one.
         fields: of the body, besides.
+        spread: seconds over which the connections begin, so that they do not go in step.
     """
 
     url: str
@@ -37,6 +38,7 @@ class Work:
     api_key: str = "none"
     prompt_bytes: int | None = None
     fields: tuple[tuple[str, float], ...] = ()
+    spread: float = 0.0
 
 
 @dataclass(slots=True)
@@ -163,15 +165,16 @@ async def load(work: Work) -> Samples:
     until = began + work.seconds
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(work.concurrency):
-                group.create_task(_keep_asking(work, until, samples))
+            for number in range(work.concurrency):
+                group.create_task(_keep_asking(work, until, samples, wait=work.spread * number / work.concurrency))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     samples.elapsed = time.perf_counter() - began
     return samples
 
 
-async def _keep_asking(work: Work, until: float, samples: Samples) -> None:
+async def _keep_asking(work: Work, until: float, samples: Samples, *, wait: float) -> None:
+    await asyncio.sleep(wait)
     place = urlsplit(work.url)
     host, port = place.hostname or "127.0.0.1", place.port or 80
     request = request_bytes(work)

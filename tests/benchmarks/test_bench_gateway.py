@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,16 +86,30 @@ def test_the_load_generator_fails_on_an_answer_that_never_comes() -> None:
             asyncio.run(load(work))
 
 
+def test_streams_at_a_pace_have_a_table_of_their_own() -> None:
+    rows = [
+        replace(row("direct", 0, p50=1e-3), pace=50, rate=1600.0),
+        replace(row("node", 0, p50=2e-3, cpu=5e-4), pace=50, rate=1600.0),
+        row("node", 0, p50=2e-4, cpu=1e-4),
+    ]
+    lines = table(rows).splitlines()
+    assert lines[0].startswith("1 at once")
+    assert "1 streams of 50 events a second, median of 1 rounds" in lines
+    assert lines[-1].split() == ["node", "2000", "4000", "50", "?", "0.08", "1600"]
+
+
 @pytest.mark.slow
 def test_the_short_form_measures_the_node_and_goes_on_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "rows.jsonl"
-    plan = Plan(fronts=("node",), concurrencies=(1, 4), rounds=1, seconds=0.2, tokens=4)
+    plan = Plan(fronts=("node", "peer"), concurrencies=(1, 4), streams=(3,), rounds=1, seconds=0.2, tokens=4)
     rows = benchmark(plan, out=out, install=False, installs=tmp_path, seed=1)
-    assert {(r.front, r.concurrency) for r in rows} == {(f, c) for f in ("direct", "node") for c in (1, 4)}
-    assert all(r.p50 > 0 and (r.cpu > 0) == (r.front == "node") for r in rows)
-    more = Plan(fronts=("node",), concurrencies=(1, 4), rounds=2, seconds=0.2, tokens=4)
+    assert {(r.front, r.pace, r.concurrency) for r in rows} == {
+        (front, pace, many) for front in ("direct", "node", "peer") for pace, many in ((0, 1), (0, 4), (50, 3))
+    }
+    assert all(r.p50 > 0 and (r.cpu > 0) == (r.front != "direct") for r in rows)
+    more = replace(plan, rounds=2)
     again = benchmark(more, out=out, install=False, installs=tmp_path, seed=1)
     assert again[: len(rows)] == rows
     assert len(again) == 2 * len(rows)

@@ -31,9 +31,8 @@ from node.core.workload import Description, Timed, WorkloadWatch
 from node.errors import Unavailable
 from node.learner import asked
 from node.learner.brain import Brain
-from node.ports import Audition
 from node.services.tune import Tuner
-from node.tuner_ports import Engine, Enough, TunerHands
+from node.tuner_ports import Audition, Engine, Enough, TunerHands
 from tests.benchmarks.tuning_account import Ran
 from tests.benchmarks.tuning_world import DAY, HOUR, TRAFFIC_SD, TRIAL_SD, Node, Row, Workload, World, measured
 

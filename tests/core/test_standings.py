@@ -10,6 +10,7 @@ from node.core.standings import (
     LONGEST_FAULT_BAR,
     REPLICAS,
     UNKNOWN_WORK,
+    Column,
     Standings,
 )
 from protocol.ids import PeerId
@@ -135,3 +136,132 @@ def test_the_work_is_never_less_than_our_own(events: list[str], running: int) ->
         standing = standings.standing(ANNE, 0.0)
         assert standing.in_flight == ours
         assert standing.work >= ours
+
+
+def test_after_a_fault_bar_one_prompt_probes_and_the_next_waits_for_its_answer() -> None:
+    standings = Standings()
+    standings.failed(ANNE, 0.0)
+    assert standings.standing(ANNE, FIRST_FAULT_BAR).closed == ""
+    standings.began(ANNE, FIRST_FAULT_BAR)
+    assert standings.standing(ANNE, FIRST_FAULT_BAR).closed == "probing"
+    standings.answered(ANNE, FIRST_FAULT_BAR + 1)
+    assert standings.standing(ANNE, FIRST_FAULT_BAR + 1).closed == ""
+    standings.began(ANNE, FIRST_FAULT_BAR + 1)
+    assert standings.standing(ANNE, FIRST_FAULT_BAR + 1).closed == ""
+
+
+def test_a_probe_that_fails_bars_for_longer_and_one_that_says_nothing_is_followed_by_another() -> None:
+    standings = Standings()
+    standings.failed(ANNE, 0.0)
+    standings.began(ANNE, 5.0)
+    standings.failed(ANNE, 6.0, hung=True)
+    standings.ended(ANNE)
+    assert standings.standing(ANNE, 6.0 + 2 * FIRST_FAULT_BAR - 0.1).closed == "hung"
+    assert standings.standing(ANNE, 6.0 + 2 * FIRST_FAULT_BAR).closed == ""
+    standings.began(ANNE, 17.0)
+    standings.ended(ANNE)
+    assert standings.standing(ANNE, 17.0).closed == ""
+
+
+def test_a_refusal_needs_no_probe() -> None:
+    standings = Standings()
+    standings.refused(ANNE, 0.0, retry_after=1)
+    standings.began(ANNE, 1.0)
+    assert standings.standing(ANNE, 1.0).closed == ""
+
+
+def test_each_run_has_a_number_of_its_own() -> None:
+    standings = Standings()
+    assert standings.run(ANNE) == 0
+    standings.began(ANNE, 0.0)
+    first = standings.run(ANNE)
+    standings.renewed(ANNE)
+    second = standings.run(ANNE)
+    standings.forget(ANNE)
+    standings.began(ANNE, 0.0)
+    assert len({0, first, second, standings.run(ANNE)}) == 4
+
+
+def test_a_row_that_somebody_kept_reads_unknown_once_its_replica_is_forgotten() -> None:
+    for looked_at in (False, True):
+        standings = Standings()
+        standings.read(ANNE, Load(running=9, waiting=0), 0.0)
+        rows, version = standings.rows([ANNE]), standings.version
+        if looked_at:
+            assert standings.columns(rows)[Column.OTHERS, 0] == 9
+        standings.forget(ANNE)
+        assert standings.version != version
+        assert standings.columns(rows)[Column.OTHERS, 0] == UNKNOWN_WORK
+        assert standings.columns(rows)[Column.READ_AT, 0] < -1e300
+
+
+_EVENTS = st.sampled_from(["began", "ended", "read", "drains", "failed", "refused", "answered", "renewed", "forget"])
+
+
+@given(st.lists(st.tuples(st.sampled_from([ANNE, BERT]), _EVENTS, st.floats(0, 8)), max_size=60))
+def test_the_columns_say_what_the_standings_say(events: list[tuple[PeerId, str, float]]) -> None:
+    standings, now = Standings(), 0.0
+    for peer, event, later in events:
+        now += later
+        match event:
+            case "read" | "drains":
+                serving = Serving.DRAINING if event == "drains" else Serving.READY
+                standings.read(peer, Load(running=3, waiting=1, slots=8, serving=serving), now)
+            case "refused":
+                standings.refused(peer, now, 3.0)
+            case "ended" | "renewed" | "forget":
+                getattr(standings, event)(peer)
+            case _:
+                getattr(standings, event)(peer, now)
+        columns = standings.columns(standings.rows([ANNE, BERT]))
+        for at, each in enumerate((ANNE, BERT)):
+            one, known = standings.standing(each, now), now - columns[Column.READ_AT, at] <= BELIEVED_FOR
+            others = columns[Column.OTHERS, at] if known else UNKNOWN_WORK
+            assert (one.known, one.in_flight) == (known, columns[Column.IN_FLIGHT, at])
+            assert one.work == others + columns[Column.IN_FLIGHT, at]
+            assert bool(one.closed) == (columns[Column.CLOSED_UNTIL, at] > now)
+            assert columns[Column.RUN, at] == standings.run(each)
+
+
+def sent(standings: Standings) -> tuple[float, float]:
+    """Return our prompts at Anne's since her last reading, and the tokens of those that wait for a first byte."""
+    columns = standings.columns(standings.rows([ANNE]))
+    return float(columns[Column.SINCE, 0]), float(columns[Column.SENT, 0])
+
+
+def test_tokens_that_we_sent_stand_in_the_queue_until_a_first_byte_or_a_reading() -> None:
+    standings = Standings()
+    standings.began(ANNE, 0.0)
+    first = standings.expect(ANNE, 0.0, 1.0, 300.0)
+    standings.began(ANNE, 0.1)
+    second = standings.expect(ANNE, 0.1, 1.0, 500.0)
+    assert sent(standings) == (2, 800)
+    standings.heard(ANNE, first)
+    standings.heard(ANNE, first)
+    assert sent(standings) == (2, 500)
+    standings.read(ANNE, Load(running=2, waiting=0, queued_tokens=500), 0.2)
+    assert sent(standings) == (0, 0)
+    standings.began(ANNE, 0.3)
+    third = standings.expect(ANNE, 0.3, 1.0, 70.0)
+    standings.heard(ANNE, second)  # was in the reading: takes nothing out of what came later
+    assert sent(standings) == (1, 70)
+    standings.renewed(ANNE)
+    assert sent(standings)[1] == 0
+    standings.heard(ANNE, third)
+    assert sent(standings)[1] == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["send", "hear", "read"]), st.integers(0, 9)), max_size=60))
+def test_the_tokens_in_the_queue_are_those_of_the_unheard_since_the_reading(events: list[tuple[str, int]]) -> None:
+    standings, waiting, told = Standings(), list[tuple[int, float]](), list[int]()
+    standings.began(ANNE, 0.0)
+    for event, number in events:
+        if event == "send":
+            waiting.append((standings.expect(ANNE, 0.0, 1.0, number * 0.1), number * 0.1))
+        elif event == "hear" and waiting:
+            standings.heard(ANNE, waiting.pop(number % len(waiting))[0])
+        elif event == "read":
+            standings.read(ANNE, Load(running=1, waiting=0), 0.0)
+            told = [ticket for ticket, _ in waiting]
+        unheard = sum(tokens for ticket, tokens in waiting if ticket not in told)
+        assert abs(sent(standings)[1] - unheard) < 1e-9

@@ -17,12 +17,15 @@ from node.core.traffic import (
     MOST_ANSWERS,
     SAMPLED,
     SAMPLED_AT_ONCE,
+    SAMPLED_GAP,
     SPAN,
+    SPARSELY,
     Ending,
     Traffic,
     Verdict,
     life_of,
 )
+from node.core.workload import LEAST_COPIED
 from tests.fakes.engine_board import READY
 from tests.fakes.upstream import EVENTS, JSON
 
@@ -287,7 +290,8 @@ def test_one_answer_in_eight_is_looked_at_for_what_it_repeats_and_few_at_once() 
     copied = [each.measured.copied for each in traffic.watch.answers(0.0)]
     assert sum(each is not None for each in copied) == 3
     assert max(each or 0 for each in copied) > 800_000
-    under_way = [traffic.begin(prompt(body=body), READY, 100.0) for _ in range(2 * SAMPLED * SAMPLED_AT_ONCE)]
+    begins = [100.0 + index * SAMPLED_GAP / SAMPLED for index in range(2 * SAMPLED * SAMPLED_AT_ONCE)]
+    under_way = [traffic.begin(prompt(body=body), READY, begin) for begin in begins]
     for meter in under_way:
         assert meter is not None
         meter.head(200, EVENTS, 100.0)
@@ -303,3 +307,17 @@ def test_one_answer_in_eight_is_looked_at_for_what_it_repeats_and_few_at_once() 
         meter.head(200, EVENTS, 200.0)
         meter.piece(token(words), 200.0, 201.0)
     assert sum(bool(meter and meter._first) for meter in late) == 1  # those that left made room
+
+
+def test_of_answers_that_come_in_a_flood_fewer_are_looked_at_but_enough_to_tell() -> None:
+    words = "one two three four five six seven eight nine ten eleven twelve"
+    body, answered = json.dumps({"prompt": words}).encode(), json.dumps({"choices": [{"text": words}]}).encode()
+    traffic = Traffic()
+    for _ in range(512):
+        meter = traffic.begin(prompt(body=body), READY, 1.0)
+        assert meter is not None
+        meter.head(200, JSON, 1.0)
+        meter.piece(answered, 1.0, 1.0)
+        traffic.end(meter, Ending.WHOLE, 1.0)
+    looked_at = sum(each.measured.copied is not None for each in traffic.watch.answers(0.0))
+    assert LEAST_COPIED < looked_at == 512 // SPARSELY

@@ -92,6 +92,11 @@ def _beyond() -> Iterator[str]:
     yield "- 429 with `retry-after`, when a key has used up its limits (`requests_per_minute`, `concurrent`, ...)."
     yield "- 503 with `retry-after` and a `loading` object, while its engine loads; 503 while it drains."
     yield "- An error event in the dialect of the endpoint, when the engine dies in the middle of a stream."
+    yield (
+        "- In a swarm, 400 `invalid_objective`, when one of the headers `x-metainf-objective`, `x-slo-ttft-ms` "
+        "and `x-slo-tpot-ms` cannot be read: what they take is in [operations.md](operations.md#why-this-peer)."
+    )
+    yield "- 400 `invalid_via`, when `x-metainf-via` is no peer id; in a swarm 404 `unknown_peer`, if it is nobody's."
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ DIFFERENCES: tuple[Difference, ...] = (
         scenarios=("*",),
         where=("exchanges/*/headers/x-metainf-*",),
         engine="no such header",
-        node="`x-metainf-node`, `-model`, `-strategy`, `-attempts`, `-overhead-ms`, `-route-reason`",
+        node="`x-metainf-node`, `-model`, `-strategy`, `-attempts`, `-overhead-ms`, `-route-reason`; where it was "
+        "foretold, `-predicted-ttft-ms`, `-predicted-total-ms`",
         reason="Who answered, and how: what a client needs to make sense of a swarm.",
     ),
     Difference(

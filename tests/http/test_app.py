@@ -16,7 +16,7 @@ from node.core.engine_state import EngineState
 from node.core.quota import QuotaLimits
 from node.errors import Broken, Refusal, Refused, unknown_model
 from node.http.app import http_app
-from node.http.asgi import Message
+from node.http.asgi import CANCEL_WHEN_GONE, Message
 from node.http.auth import ApiKey, KeyRing, hash_key
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.metrics import HttpMetrics
@@ -220,15 +220,24 @@ def test_any_bytes_pass_both_ways_unchanged(pieces: list[bytes], body: bytes, ev
 
 
 @pytest.mark.parametrize("place", ["prefill", "stream"])
-async def test_a_client_that_leaves_ends_the_work_upstream(place: str) -> None:
+@pytest.mark.parametrize("cancels", [True, False], ids=["a server that cancels", "any ASGI server"])
+async def test_a_client_that_leaves_ends_the_work_upstream(place: str, cancels: bool) -> None:
     head: Callable[[], Awaitable[object]] | None = trio.sleep_forever if place == "prefill" else None
     stage = Stage(Script([b"data: 1\n\n", trio.sleep_forever], headers=EVENTS, head=head))
     call = stage.call("POST", CHAT)
+    asked = trio.Event()
+    if cancels:
+        call.scope["extensions"] = {CANCEL_WHEN_GONE: asked.set}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.run)
         await wait_all_tasks_blocked()
         assert stage.replica.upstream.at_work == 1
-        call.gone.set()
+        assert len(nursery.child_tasks) == 1
+        assert asked.is_set() == cancels
+        if cancels:
+            nursery.cancel_scope.cancel()  # as the server does, and nothing else tells the application
+        else:
+            call.gone.set()
     assert (stage.replica.upstream.at_work, stage.replica.upstream.left_early) == (0, 1)
     assert stage.registry.get_sample_value("metainf_route_attempts_total", {"outcome": "abandoned"}) == 1
     assert stage.registry.get_sample_value("metainf_running_requests") == 0

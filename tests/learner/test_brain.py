@@ -1,10 +1,12 @@
 """The brain: physics from nothing, records where they help, liars unheard, curves that rise."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from node.core.curves import LEARNER, LOADS, PHYSICS, PROMPTS, read_curve
 from node.learner import brain, curves, groups, objective
 from node.learner.brain import Brain
 from node.learner.objective import Promises
@@ -106,19 +108,48 @@ def test_promises_are_kept_by_forecasts_of_what_was_promised() -> None:
     assert truth[chosen] <= np.median(truth)
 
 
-def test_curves_rise_with_prompt_and_load_and_fit_into_json() -> None:
+def test_curves_rise_with_prompt_and_load_and_a_router_can_read_what_is_said_of_them() -> None:
     (curve,) = empty().curves([CELL])
-    assert curve.ttft_s.shape == (len(curves.PROMPTS), len(curves.LOADS))
+    assert curve.ttft_s.shape == (len(PROMPTS), len(LOADS))
     assert (np.diff(curve.ttft_s, axis=0) >= 0).all()
     assert (np.diff(curve.ttft_s, axis=1) >= 0).all()
     assert (np.diff(curve.tpot_s) >= 0).all()
     assert curve.ttft_s[-1, 0] > 2 * curve.ttft_s[0, 0]
     assert 0 < curve.queued_token_s < 1e-3
-    plain = curve.to_plain()
-    assert len(plain["ttft_s"]) == len(curves.PROMPTS) * len(curves.LOADS)  # type: ignore[arg-type]
+    read = read_curve(json.loads(json.dumps(curve.to_plain())))
+    assert np.exp(read.log_ttft) == pytest.approx(curve.ttft_s, rel=1e-3)
+    assert np.exp(read.log_tpot) == pytest.approx(curve.tpot_s, rel=1e-3)
+    assert read.ttft_width == pytest.approx(curve.ttft_half_width, rel=1e-3)
+    assert read.queued_token_s == pytest.approx(curve.queued_token_s, rel=1e-3)
     assert empty().curves([]) == []
     with pytest.raises(ValueError, match="cells"):
         empty().curves([CELL] * (curves.CELLS + 1))
+
+
+def test_a_prompt_waits_for_typical_ones_and_not_for_others_like_itself() -> None:
+    cells = [CELL, CELL | {"workload.prompt_tokens": 128}, CELL | {"model.max_length": 128}]
+    usual, short, narrow = empty().curves(cells)
+    long, load = len(PROMPTS) - 1, 3
+    alone, wait = usual.ttft_s[:, 0], usual.ttft_s[0, load] - usual.ttft_s[0, 0]
+    assert usual.ttft_s[:, load] == pytest.approx(alone + wait)
+    assert usual.ttft_s[long, load] < 1.5 * alone[long]
+    assert short.ttft_s[0, load] - short.ttft_s[0, 0] < 0.5 * wait
+    assert narrow.ttft_s[0, load] - narrow.ttft_s[0, 0] < 0.5 * wait
+    assert short.ttft_s[:, 0] == pytest.approx(alone)
+
+
+def test_curves_say_who_speaks() -> None:
+    assert empty().curves([CELL])[0].to_plain()["source"] == PHYSICS
+    table = world(24, seed=1)
+    ttft = table.numbers("outcome.latency_mean_s") * 0.3
+    tpot = table.numbers("outcome.latency_mean_s") * 0.01
+    half = table.with_columns({"outcome.ttft_mean_s": ttft})
+    for told, who in ((half, PHYSICS), (half.with_columns({"outcome.tpot_mean_s": tpot}), LEARNER)):
+        taught = empty().taught(told, {}, [], np.random.default_rng(0))
+        (curve,) = taught.curves([CELL])
+        assert read_curve(curve.to_plain()).source == who
+    # a third of what such requests take in all, at the load that a row was measured under
+    assert 0.05 < curve.ttft_s[3, 2] / np.median(ttft) < 20
 
 
 def test_how_sure_a_gain_is_hangs_on_whether_the_hardware_is_known() -> None:

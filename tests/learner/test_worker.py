@@ -77,6 +77,7 @@ def test_with_no_history_it_answers_by_physics() -> None:
     cell = {name: value for name, value in CONTEXT[0].items() if not name.startswith(("workload", "outcome"))}
     (curve,) = one.answer({"do": "curves", "cells": [cell]})["curves"]
     assert len(curve["ttft_s"]) == len(curve["prompts"]) * len(curve["loads"])
+    assert curve["source"] == "physics"
     state = one.answer({"do": "state"})
     assert state["rows"] == 0
     assert state["heads"][0] == "physics"

@@ -116,6 +116,20 @@ async def test_prompts_wait_for_an_engine_that_is_away_for_a_moment_and_get_thei
     stage.assert_empty()
 
 
+async def test_who_comes_in_the_moment_of_the_engines_return_comes_after_those_who_waited_for_it(
+    autojump_clock: object,
+) -> None:
+    stage = Stage()
+    stage.show(AWAY)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.ask, "first")
+        await wait_all_tasks_blocked()
+        stage.show(READY)
+        await stage.ask("newcomer")  # before anybody who waits has had its turn to look
+    assert stage.sent() == ["first", "newcomer"]
+    stage.assert_empty()
+
+
 async def test_a_hold_ends_with_a_refusal_after_its_time_or_the_prompts_own(autojump_clock: object) -> None:
     stage = Stage()
     stage.show(AWAY)

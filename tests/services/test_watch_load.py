@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pytest
@@ -29,7 +29,13 @@ class Stage:
     standings: Standings = field(default_factory=Standings)
 
     def __post_init__(self) -> None:
-        self.watch = LoadWatch(streams=self.me, swarm=self.me, standings=self.standings)
+        self.trips: list[tuple[PeerId, float]] = []
+        self.watch = LoadWatch(
+            streams=self.me,
+            swarm=self.me,
+            standings=self.standings,
+            round_trip=lambda peer, seconds: self.trips.append((peer, seconds)),
+        )
 
     def fresh(self) -> list[bool]:
         now = trio.current_time()
@@ -99,6 +105,19 @@ async def test_two_misses_in_a_row_are_a_hang_and_few_polls_wait_at_a_time(autoj
             await trio.sleep(0.5)
             hung |= {number for number, closed in enumerate(it.closed()) if closed == "hung"}
         assert hung == set(range(10))
+
+
+async def test_how_long_a_poll_took_is_how_far_away_the_peer_is_and_one_unanswered_tells_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(1) as it:
+        it.network.weather = replace(it.network.weather, latency=0.035)
+        for _ in range(3):
+            assert await it.watch.poll(PEERS[0])
+        assert it.trips == [(PEERS[0], pytest.approx(0.07, rel=0.01))] * 3  # opening the stream apart
+        it.servers[0].tells = False
+        assert not await it.watch.poll(PEERS[0])
+        assert len(it.trips) == 3
 
 
 async def test_one_miss_is_forgiven(autojump_clock: MockClock) -> None:

@@ -58,6 +58,9 @@ class SimUpstream(FakeUpstream):
         del endpoint
         return None
 
+    async def keep_time(self) -> None:
+        await trio.sleep_forever()
+
 
 class Listener:
     """In place of sockets: keeps the applications, and stops serving when it is told to."""

@@ -53,6 +53,7 @@ class Bad:
 
 
 Event = Head | Body | End | Bad
+_END = End()
 
 
 class RequestReader:
@@ -141,8 +142,10 @@ class RequestReader:
         version = self._parser.get_http_version()
         if version not in HTTP_VERSIONS:
             self._flaw(Bad(status=505, kind="bad_request", message=f"HTTP/{version} is not spoken here; use HTTP/1.1."))
-        hosts = sum(name == b"host" for name, _ in self._headers)
-        if hosts > 1 or (version == "1.1" and hosts == 0):
+        fields = dict(self._headers)
+        repeated = len(fields) < len(self._headers)
+        hosts = sum(name == b"host" for name, _ in self._headers) if repeated else b"host" in fields
+        if hosts > 1 or (version == "1.1" and not hosts):
             self._flaw(Bad(status=400, kind="bad_request", message="A request has exactly one Host header."))
         path, query = self._split_target()
         if self._bad is not None:
@@ -155,9 +158,7 @@ class RequestReader:
                 version=version,
                 headers=tuple(self._headers),
                 keep_alive=self._parser.should_keep_alive() and not self._parser.should_upgrade(),
-                expects_continue=any(
-                    name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers
-                ),
+                expects_continue=fields.get(b"expect", b"").lower() == b"100-continue",
             )
         )
 
@@ -168,7 +169,7 @@ class RequestReader:
     def on_message_complete(self) -> None:  # noqa: D102
         self._in_head = self._completed = True
         if self._bad is None:
-            self._events.append(End())
+            self._events.append(_END)
 
     def _split_target(self) -> tuple[bytes, bytes]:
         target = self._target

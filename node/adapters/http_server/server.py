@@ -10,15 +10,17 @@ import socket
 import stat
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 import trio
 
-from node.adapters.http_server.connection import Connection, ServerLimits, ServerReports
+from node.adapters.http_server.connection import Connection
+from node.adapters.http_server.departures import Departures
 from node.adapters.http_server.exchange import App
+from node.adapters.http_server.limits import ServerLimits, ServerReports
 from node.adapters.http_server.wire import plain_error
 from node.errors import Unavailable
 
@@ -28,6 +30,8 @@ ACCEPT_PAUSE = 0.1  # seconds without accepting when descriptors ran out; some c
 REJECT_LINGER = 0.5  # seconds for a rejected client to read why
 REJECTS_AT_ONCE = 64  # more are closed without a word
 REJECT_RETRY = 5  # seconds, Retry-After of a rejected connection
+LOOK_EVERY = 0.5  # seconds at most between two looks at every connection's time: so late may a deadline be noticed
+LOOKS = 4  # within the shortest of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,25 +72,32 @@ async def serve(  # noqa: PLR0913  # the capabilities of a server, each by itsel
         Unavailable: the address cannot be had, by whom it is held where that can be found out, and what to do.
     """
     limits = limits or ServerLimits()
-    with ExitStack() as resources:
+    with ExitStack() as resources, closing(Departures()) as departures:
         listener, bound = await _listen(bind, resources, owner_of)
-        async with trio.open_nursery() as nursery:
-            house = _House(app, limits=limits, reports=reports, nursery=nursery)
-            async with trio.open_nursery() as accepting:
-                accepting.start_soon(house.accept_forever, listener)
-                task_status.started(bound)
-                await stop()
-                accepting.cancel_scope.cancel()
-            resources.close()  # new clients are told at once that nobody listens any more
-            house.shut_down()
-            nursery.cancel_scope.deadline = trio.current_time() + limits.grace_seconds
+        async with trio.open_nursery() as helpers:
+            helpers.start_soon(departures.run)
+            async with trio.open_nursery() as nursery:
+                house = _House(app, limits=limits, reports=reports, nursery=nursery, departures=departures)
+                helpers.start_soon(house.look_after)
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(house.accept_forever, listener)
+                    task_status.started(bound)
+                    await stop()
+                    accepting.cancel_scope.cancel()
+                resources.close()  # new clients are told at once that nobody listens any more
+                house.shut_down()
+                nursery.cancel_scope.deadline = trio.current_time() + limits.grace_seconds
+            helpers.cancel_scope.cancel()
 
 
 class _House:
     """The connections that are in."""
 
-    def __init__(self, app: App, *, limits: ServerLimits, reports: ServerReports, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, app: App, *, limits: ServerLimits, reports: ServerReports, nursery: trio.Nursery, departures: Departures
+    ) -> None:
         self._app = app
+        self._departures = departures
         self._limits = limits
         self._reports = reports
         self._nursery = nursery
@@ -98,6 +109,19 @@ class _House:
         """Let idle connections go, and the others once they have answered."""
         for connection in self._connections:
             connection.shut_down()
+
+    async def look_after(self) -> None:
+        """Hold every connection to its time, until cancelled."""
+        limits = self._limits
+        shortest = min(
+            limits.head_seconds, limits.idle_seconds, limits.body_idle_seconds, limits.body_seconds,
+            limits.abandon_seconds,
+        )  # fmt: skip
+        while True:
+            await trio.sleep(min(LOOK_EVERY, shortest / LOOKS))
+            now = trio.current_time()
+            for connection in self._connections:
+                connection.look(now)
 
     async def accept_forever(self, listener: socket.socket) -> None:
         while True:
@@ -125,7 +149,14 @@ class _House:
             self._reports.offence("connection_limit")
             self._reject(sock)
             return
-        connection = Connection(sock, self._app, client=client, limits=self._limits, reports=self._reports)
+        connection = Connection(
+            sock,
+            self._app,
+            client=client,
+            limits=self._limits,
+            reports=self._reports,
+            departures=self._departures,
+        )
         self._connections.add(connection)
         self._by_address[name] += 1
         self._nursery.start_soon(self._serve, connection, name)

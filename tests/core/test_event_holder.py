@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.http.sse import HELD_BYTES, EventHolder
+from node.core.sse_events import HELD_BYTES, EventHolder
 
 
 def test_whole_events_pass_at_once_and_a_torn_one_waits_for_its_end() -> None:

@@ -1,0 +1,51 @@
+"""What is told of one peer: `metainf peers --json`. Knows values, and puts them into words that scripts rely on."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from node.core.standings import Standing
+from protocol.addresses import Address
+from protocol.advert import Advert
+from protocol.hello import Settled
+from protocol.ids import PeerId
+from protocol.records import Signed
+
+
+def peer_facts(  # noqa: PLR0913 -- one value for each word
+    peer: PeerId,
+    signed: Signed[Advert] | None,
+    *,
+    standing: Standing,
+    settled: Settled | None,
+    rtt: float | None,
+    addresses: Iterable[Address],
+    connected: bool,
+    behaved: float,
+    offences: Mapping[str, int],
+    quarantined: bool,
+) -> dict[str, Any]:
+    """Return one entry of the document.
+
+    Args:
+        signed: its advert, where it has one that counts.
+        rtt: seconds.
+        behaved: 1 of whom nothing bad is known, 0 of an outcast.
+    """
+    advert = signed.body if signed is not None else None
+    return {
+        "peer_id": str(peer),
+        "name": advert.name if advert else None,
+        "connected": connected,
+        "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
+        "addresses": [str(address) for address in addresses],
+        "models": [{"name": offer.name, "max_length": offer.max_length} for offer in advert.models] if advert else [],
+        "roles": list(advert.roles) if advert else [],
+        "software": advert.software if advert else settled.software if settled else None,
+        "load": {"work": round(standing.work, 2), "slots": standing.slots, "ours": standing.in_flight}
+        if standing.known
+        else None,
+        "closed": standing.closed or None,
+        "standing": round(behaved, 3),
+        "offences": dict(offences),
+        "quarantined": quarantined,
+    }

@@ -1,0 +1,226 @@
+"""An answer on its way to the client, and what it tells of the replica that gives it.
+
+Knows no choosing and no wire. Each piece costs a look at the clock and what `node.core.answer_meter` does; the numbers
+are looked for once, at the end. Where nothing had been foretold (there was no choice), nothing is measured.
+"""
+
+from collections.abc import Awaitable, Callable
+from math import inf
+
+import trio
+
+from node.core.answer_meter import AnswerMeter
+from node.core.endpoints import dialect_of
+from node.core.experience import Experience
+from node.core.explanation import Account, Attempt
+from node.core.prompt import Headers, Prompt
+from node.core.router import Choice, Route
+from node.core.standings import Standings
+from node.errors import Broken
+from node.ports import Answer, Served
+
+LOOK_AFTER = 2.0  # s of a stream, then 4, 8 and so on, after which its pace is looked at before its end
+SLOW = 4.0  # times what was foretold that it must be by to be noted then: an event may hold as many tokens
+LEAST_EVENTS = 4
+ATTEMPTS = 16  # told of in one account
+
+
+class End:
+    """How a prompt ended."""
+
+    __slots__ = ("broken", "interrupted", "refused", "whole")
+
+    def __init__(self) -> None:
+        self.whole = False
+        self.broken = False
+        self.refused = False
+        self.interrupted = False  # left by an exception that is not about the answer, cancellation above all
+
+
+class _Meter(AnswerMeter):
+    """With what is known before the end."""
+
+    __slots__ = ()
+
+    @property
+    def content_at(self) -> float | None:
+        """When the first content was here."""
+        return self._content_at
+
+    def pace(self, now: float) -> float | None:
+        """Return seconds for each event since then; None where there were too few to tell."""
+        if self._content_at is None or self._events < LEAST_EVENTS:
+            return None
+        return (now - self._content_at) / self._events
+
+
+class Notes:
+    """What one attempt tells."""
+
+    __slots__ = (
+        "_attempt", "_begun", "_clock", "_experience", "_guess", "_look_at", "_look_for", "_meter", "_standings",
+        "_ticket",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0913 -- what an attempt is about, each by itself
+        self,
+        experience: Experience,
+        standings: Standings,
+        route: Route,
+        choice: Choice,
+        prompt: Prompt,
+        account: Account,
+        clock: Callable[[], float],
+    ) -> None:
+        """Begin when the replica is about to be asked, and counted as such."""
+        now = clock()
+        self._experience = experience
+        self._standings = standings
+        self._clock = clock
+        self._guess = route.forecast.guess(choice.replica) if route.forecast is not None else None
+        self._attempt = Attempt(replica=choice.replica, reason=choice.reason, asked_at=now)
+        if len(account.attempts) < ATTEMPTS:
+            account.attempts.append(self._attempt)
+        self._begun = False
+        self._look_for = LOOK_AFTER
+        self._look_at = inf
+        self._ticket: int | None = None
+        self._meter: _Meter | None = None
+        if self._guess is not None:
+            self._ticket = standings.expect(choice.replica, now, self._guess.first_byte, self._guess.uncached)
+            self._meter = _Meter(began=now, dialect=dialect_of(prompt.path))
+
+    @property
+    def measures(self) -> bool:
+        """Whether pieces are of interest."""
+        return self._meter is not None
+
+    @property
+    def foretold(self) -> tuple[float, float] | None:
+        """Seconds to the first token and to the last, as foretold; None where nothing was."""
+        return None if self._guess is None else (self._guess.first_byte, self._guess.total)
+
+    def now(self) -> float:
+        """Return the time that pieces are measured by."""
+        return self._clock()
+
+    async def first(self, answer: Answer, receive: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Receive an answer's first bytes."""
+        if self._meter is None:
+            first = await receive()
+            self._begun = True
+            self._attempt.ttft = self._clock() - self._attempt.asked_at
+            return first
+        asked = self._clock()
+        self._meter.head(answer.status, answer.headers, asked)
+        first = await receive()
+        self._begun = True
+        self._heard()
+        self.piece(first, asked)
+        return first
+
+    def piece(self, data: bytes, asked: float) -> None:
+        """Take the next bytes, b"" at the end; they were asked for at `asked`."""
+        meter = self._meter
+        if meter is None:
+            return
+        now = self._clock()
+        if not data:
+            self._whole(now)
+            return
+        meter.piece(data, asked, now)
+        if self._attempt.ttft is None and meter.content_at is not None:
+            self._content(meter.content_at, now)
+        elif now >= self._look_at:
+            self._look(meter, now)
+
+    def outcome(self, word: str) -> None:
+        """Note how the attempt ended; the first word counts."""
+        if self._attempt.outcome == "running":
+            self._attempt.outcome = word
+
+    def over(self, end: End) -> None:
+        """Note that the attempt is over; where the answer had begun, `end` says how."""
+        if self._begun:
+            self.outcome("answered" if end.whole else "broken" if end.broken else "abandoned")
+        elif self._guess is not None:
+            now = self._clock()
+            self._experience.waited(self._guess, now - self._attempt.asked_at, now)
+        self._heard()
+
+    def _heard(self) -> None:
+        if self._ticket is not None:
+            self._standings.heard(self._attempt.replica, self._ticket)
+            self._ticket = None
+
+    def _content(self, content_at: float, now: float) -> None:
+        took = content_at - self._attempt.asked_at
+        self._attempt.ttft = took
+        self._look_at = now + self._look_for
+        if self._guess is not None:
+            self._experience.began(self._guess, took, now)
+
+    def _look(self, meter: _Meter, now: float) -> None:
+        """Have a stream that crawls noted while it does: its end may be minutes away."""
+        self._look_for *= 2.0
+        self._look_at = now + self._look_for
+        pace = meter.pace(now)
+        if self._guess is None or self._guess.guesses or pace is None:
+            return
+        if pace > SLOW * self._guess.token:
+            self._experience.went_on(self._guess, pace, now)
+
+    def _whole(self, now: float) -> None:
+        assert self._meter is not None  # noqa: S101 -- nobody else asks
+        self._attempt.latency = now - self._attempt.asked_at
+        measured = self._meter.measured()
+        if measured is None or self._guess is None:
+            return
+        if measured.tpot is not None:
+            self._attempt.tpot = measured.tpot / 1e6
+        self._attempt.output_tokens = measured.output_tokens
+        self._experience.ended(self._guess, measured, now)
+
+
+class Noted:
+    """An answer whose first bytes are here already, and which notes how it ended."""
+
+    __slots__ = ("_answer", "_end", "_first", "_notes", "served")
+
+    def __init__(self, answer: Answer, first: bytes, served: Served, end: End, notes: Notes) -> None:
+        self.served = served
+        self._answer = answer
+        self._first: bytes | None = first
+        self._end = end
+        self._notes = notes
+
+    @property
+    def status(self) -> int:
+        """See `node.ports.Answer`."""
+        return self._answer.status
+
+    @property
+    def headers(self) -> Headers:
+        """See `node.ports.Answer`."""
+        return self._answer.headers
+
+    async def receive(self) -> bytes:
+        """See `node.ports.Answer`."""
+        if self._first is not None:
+            data, self._first = self._first, None
+            await trio.lowlevel.checkpoint()
+        elif self._notes.measures:
+            asked = self._notes.now()
+            data = await self._receive()
+            self._notes.piece(data, asked)
+        else:
+            data = await self._receive()
+        self._end.whole = not data
+        return data
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self._answer.receive()
+        except Broken:
+            self._end.broken = True
+            raise
