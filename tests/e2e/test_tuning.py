@@ -118,7 +118,7 @@ def test_a_strategy_that_crashes_beside_the_engine_that_serves_is_never_noticed_
 def test_what_is_asked_while_the_strategy_changes_waits_and_is_answered_though_its_owner_does_not_wait(
     tmp_path: Path,
 ) -> None:
-    with node_over_stub(tmp_path, config=ALONE, under_seqs=UNDER_IT, slow_start=3.0) as daemon:
+    with node_over_stub(tmp_path, config=ALONE, under_seqs=UNDER_IT, slow_start=6.0) as daemon:
         daemon.wait_for_engine(within=ENGINE_S)
         command = [sys.executable, "-m", "node", "strategy", "set", WANTED, "--data-dir", str(daemon.data)]
         with subprocess.Popen(
