@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from node.core.access import Access
+from node.core.candidates import Offering
 from node.core.engine_state import ServedModel
 from node.core.experience import Experience
 from node.core.peerbook import Change, Peerbook
@@ -36,6 +37,7 @@ def among_peers(  # noqa: PLR0913 -- what a replica among peers is made of
     local: LocalReplica,
     own_model: Callable[[], str | None],
     own_digest: Callable[[], ContentDigest | None],
+    own_offering: Callable[[], Offering],
     network: Network,
     book: Peerbook,
     standings: Standings,
@@ -58,6 +60,7 @@ def among_peers(  # noqa: PLR0913 -- what a replica among peers is made of
         own_load=partial(local.load, OWNER),
         own_model=own_model,
         own_digest=own_digest,
+        own_offering=own_offering,
         streams=network,
         swarm=network,
         book=book,

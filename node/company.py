@@ -12,13 +12,14 @@ import trio
 
 from node.answering import among_peers
 from node.core.addressbook import AddressBook, Source
+from node.core.candidates import offered
 from node.core.engine_state import EngineState, ServedModel
 from node.core.own_addresses import own_addresses
 from node.core.own_records import Setting
 from node.core.peerbook import Peerbook
 from node.core.self_advert import Description, OwnAdverts, our_hello
 from node.core.standings import Standings
-from node.core.strategy import Strategy
+from node.core.strategy import Strategy, to_plain
 from node.describing import describe
 from node.errors import NodeError
 from node.foretelling import Foretelling
@@ -77,7 +78,7 @@ class Home:
     luck: Callable[[], float]
     tell: Tell
     offence: Callable[[str], None]
-    strategy: Callable[[], Strategy] | None = None  # that the engine works under, levers included; None: the plan's
+    strategy: Callable[[], Strategy]  # that the engine works under, levers included
 
 
 class Company:
@@ -278,6 +279,7 @@ class Company:
             local=home.replica,
             own_model=lambda: home.engine.snapshot().model,
             own_digest=lambda: self._digest,
+            own_offering=lambda: offered(home.me, hardware=hands.hardware, strategy=to_plain(home.strategy())),
             network=hands.network,
             book=self.book,
             standings=self._standings,
@@ -349,7 +351,7 @@ class Company:
             among=self._among,
             addresses=self.addresses,
             hardware=self._hands.hardware,
-            strategy=home.strategy() if home.strategy is not None else self._policies.plan.strategy,
+            strategy=home.strategy(),
             digest=self._digest,
             running=home.replica.load().slots,
             intends=self.turns.intends(),

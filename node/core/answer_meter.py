@@ -116,6 +116,16 @@ class AnswerMeter:
         return self._began
 
     @property
+    def content_at(self) -> float | None:
+        """When the first content was here; None before that, and where the answer is no stream."""
+        return self._content_at
+
+    @property
+    def events(self) -> int:
+        """How many events of a stream have ended since then."""
+        return self._events
+
+    @property
     def failed(self) -> bool:
         """Whether what came is the engine's failure, told as an answer."""
         return self._status >= 500 or (self._streamed and _ERROR.search(self._tail()) is not None)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.core.standings import Standings
-from protocol.advert import Advert
+from protocol.advert import Advert, Hardware
 from protocol.ids import PeerId
+from protocol.wire import Value
 
 Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.intp]
@@ -56,22 +57,33 @@ def offering(replica: PeerId, advert: Advert | None, *, connected: bool = True) 
     """Return what an advert says; what it does not say, or says oddly, is what is usual."""
     if advert is None:
         return Offering(replica=replica, connected=connected)
+    return offered(replica, hardware=advert.hardware, strategy=advert.strategy, price=advert.price, connected=connected)
+
+
+def offered(
+    replica: PeerId,
+    *,
+    hardware: Hardware | None,
+    strategy: Mapping[str, Value] | None,
+    price: Mapping[str, Value] | None = None,
+    connected: bool = True,
+) -> Offering:
+    """Return what a machine under a strategy is, in the words of adverts."""
     devices, watts = 1.0, USUAL_WATTS
-    hardware = advert.hardware
     if hardware is not None and hardware.accelerators:
         devices = min(float(sum(each.count for each in hardware.accelerators)), MOST_DEVICES)
         watts = devices * USUAL_WATTS
     elif hardware is not None and hardware.cpu_cores:
         watts = hardware.cpu_cores * WATTS_PER_CORE
-    told = (advert.price or {}).get(PRICE_KEY)
+    told = (price or {}).get(PRICE_KEY)
     return Offering(
         replica=replica,
         connected=connected,
         devices=devices,
         watts=watts,
         price=told / MICRO if type(told) is int and told >= 0 else nan,
-        caches=(advert.strategy or {}).get(PREFIX_KEY) is not False,
-        guesses=(advert.strategy or {}).get(SPECULATION_KEY) is not None,
+        caches=(strategy or {}).get(PREFIX_KEY) is not False,
+        guesses=(strategy or {}).get(SPECULATION_KEY) is not None,
     )
 
 

@@ -79,13 +79,6 @@ class Wish(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """A wish that is known already."""
-
-    wanted: Wanted
-
-
 def aims_of(headers: Headers) -> Aims:
     """Return what a request's headers (names in lower case) say.
 

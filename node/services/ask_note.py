@@ -9,15 +9,16 @@ from math import inf
 
 import trio
 
-from node.core.answer_meter import AnswerMeter
+from node.core.answer_meter import MICRO, AnswerMeter
 from node.core.endpoints import dialect_of
 from node.core.experience import Experience
 from node.core.explanation import Account, Attempt
-from node.core.prompt import Headers, Prompt
+from node.core.prompt import Prompt
 from node.core.router import Choice, Route
 from node.core.standings import Standings
 from node.errors import Broken
 from node.ports import Answer, Served
+from node.services.passing import Passing
 
 LOOK_AFTER = 2.0  # s of a stream, then 4, 8 and so on, after which its pace is looked at before its end
 SLOW = 4.0  # times what was foretold that it must be by to be noted then: an event may hold as many tokens
@@ -35,23 +36,6 @@ class End:
         self.broken = False
         self.refused = False
         self.interrupted = False  # left by an exception that is not about the answer, cancellation above all
-
-
-class _Meter(AnswerMeter):
-    """With what is known before the end."""
-
-    __slots__ = ()
-
-    @property
-    def content_at(self) -> float | None:
-        """When the first content was here."""
-        return self._content_at
-
-    def pace(self, now: float) -> float | None:
-        """Return seconds for each event since then; None where there were too few to tell."""
-        if self._content_at is None or self._events < LEAST_EVENTS:
-            return None
-        return (now - self._content_at) / self._events
 
 
 class Notes:
@@ -85,10 +69,10 @@ class Notes:
         self._look_for = LOOK_AFTER
         self._look_at = inf
         self._ticket: int | None = None
-        self._meter: _Meter | None = None
+        self._meter: AnswerMeter | None = None
         if self._guess is not None:
             self._ticket = standings.expect(choice.replica, now, self._guess.first_byte, self._guess.uncached)
-            self._meter = _Meter(began=now, dialect=dialect_of(prompt.path))
+            self._meter = AnswerMeter(began=now, dialect=dialect_of(prompt.path))
 
     @property
     def measures(self) -> bool:
@@ -160,13 +144,13 @@ class Notes:
         if self._guess is not None:
             self._experience.began(self._guess, took, now)
 
-    def _look(self, meter: _Meter, now: float) -> None:
+    def _look(self, meter: AnswerMeter, now: float) -> None:
         """Have a stream that crawls noted while it does: its end may be minutes away."""
         self._look_for *= 2.0
         self._look_at = now + self._look_for
-        pace = meter.pace(now)
-        if self._guess is None or self._guess.guesses or pace is None:
+        if self._guess is None or self._guess.guesses or meter.content_at is None or meter.events < LEAST_EVENTS:
             return
+        pace = (now - meter.content_at) / meter.events
         if pace > SLOW * self._guess.token:
             self._experience.went_on(self._guess, pace, now)
 
@@ -177,32 +161,21 @@ class Notes:
         if measured is None or self._guess is None:
             return
         if measured.tpot is not None:
-            self._attempt.tpot = measured.tpot / 1e6
+            self._attempt.tpot = measured.tpot / MICRO
         self._attempt.output_tokens = measured.output_tokens
         self._experience.ended(self._guess, measured, now)
 
 
-class Noted:
+class Noted(Passing):
     """An answer whose first bytes are here already, and which notes how it ended."""
 
-    __slots__ = ("_answer", "_end", "_first", "_notes", "served")
+    __slots__ = ("_end", "_first", "_notes")
 
     def __init__(self, answer: Answer, first: bytes, served: Served, end: End, notes: Notes) -> None:
-        self.served = served
-        self._answer = answer
+        super().__init__(answer, served)
         self._first: bytes | None = first
         self._end = end
         self._notes = notes
-
-    @property
-    def status(self) -> int:
-        """See `node.ports.Answer`."""
-        return self._answer.status
-
-    @property
-    def headers(self) -> Headers:
-        """See `node.ports.Answer`."""
-        return self._answer.headers
 
     async def receive(self) -> bytes:
         """See `node.ports.Answer`."""

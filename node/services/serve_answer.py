@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from node.core.answer_meter import AnswerMeter
-from node.core.prompt import Headers
 from node.core.traffic import Ending
 from node.errors import Broken
 from node.ports import Answer, Served
+from node.services.passing import Passing
 
 
 @dataclass(slots=True)
@@ -27,23 +27,12 @@ class Outcome:
         return Ending.WHOLE if self.whole else Ending.BROKEN if self.broken else Ending.LEFT
 
 
-class Watched:
+class Watched(Passing):
     """An answer that notes how it ended."""
 
     def __init__(self, answer: Answer, outcome: Outcome, served: Served) -> None:
-        self.served = served
-        self._answer = answer
+        super().__init__(answer, served)
         self._outcome = outcome
-
-    @property
-    def status(self) -> int:
-        """See `node.ports.Answer`."""
-        return self._answer.status
-
-    @property
-    def headers(self) -> Headers:
-        """See `node.ports.Answer`."""
-        return self._answer.headers
 
     async def receive(self) -> bytes:
         """See `node.ports.Answer`."""

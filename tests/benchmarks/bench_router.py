@@ -29,9 +29,10 @@ from node.core.prompt import OWNER, Prompt
 from node.core.round_trips import RoundTrips
 from node.core.router import LeastOutstanding
 from node.core.standings import Standings
-from node.core.wanted import FASTEST, Plain
+from node.core.wanted import FASTEST
 from protocol.ids import PeerId
 from protocol.load import Load
+from tests.fakes.wish import Plain
 
 MODEL = "model"
 KEY = bytes(range(32))

@@ -27,7 +27,7 @@ from node.core.prompt import Requester, RequesterKind
 from node.core.round_trips import RoundTrips
 from node.core.router import EXPLORE, Route
 from node.core.standings import Standings
-from node.core.wanted import Plain, Wanted
+from node.core.wanted import Wanted
 from protocol.ids import PeerId
 from protocol.load import Load
 from tests.benchmarks.routing_cells import Cell
@@ -35,6 +35,7 @@ from tests.benchmarks.routing_known import GONE_S, peers
 from tests.benchmarks.routing_policies import Chosen, Make
 from tests.benchmarks.routing_run import Advert, Ask, Policy, Run
 from tests.benchmarks.routing_world import BYTES_PER_TOKEN, CLIENTS, World
+from tests.fakes.wish import Plain
 
 MODEL: Final = "model"
 SURE: Final = 0.05  # half width of a curve that is the truth

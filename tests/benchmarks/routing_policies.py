@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from node.core.candidates import Candidates, Offering
 from node.core.router import LeastOutstanding
 from node.core.standings import Standings
-from node.core.wanted import Plain, Wanted
+from node.core.wanted import Wanted
 from protocol.load import Load
 from tests.benchmarks.routing_cells import Floats
 from tests.benchmarks.routing_known import GONE_S, Known, peers
 from tests.benchmarks.routing_run import Advert, Ask, Policy, Run
 from tests.benchmarks.routing_world import CLIENTS
+from tests.fakes.wish import Plain
 
 SHORTLIST: Final = 32  # candidates that the daemon weighs, of more
 

@@ -14,9 +14,10 @@ from node.core.predictive import Predictive
 from node.core.round_trips import RoundTrips
 from node.core.router import EXPLORE, Route
 from node.core.standings import Standings
-from node.core.wanted import Plain, Wanted
+from node.core.wanted import Wanted
 from protocol.ids import PeerId
 from protocol.load import Load
+from tests.fakes.wish import Plain
 
 PEERS = [PeerId((8 * number + 9).to_bytes(32, "little")) for number in range(1200)]
 MODEL = "m"

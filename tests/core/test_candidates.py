@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node.core.candidates import MOST_DEVICES, USUAL_WATTS, Candidates, Offering, offering
+from node.core.candidates import MOST_DEVICES, USUAL_WATTS, Candidates, Offering, offered, offering
 from node.core.corrections import Corrections, Seen
 from node.core.standings import Standings
 from protocol.advert import Accelerator, Advert, Hardware
@@ -71,3 +71,11 @@ def test_rows_are_looked_up_again_only_when_a_table_says_so() -> None:
     assert candidates.by_model(corrections).tolist() == [0, 0]
     corrections.observe(BERT, "m", seen, run=1, now=0.0)
     assert candidates.by_model(corrections)[1] > 0
+
+
+def test_the_own_machine_is_told_in_the_same_words_as_a_peer_s() -> None:
+    hardware = Hardware(accelerators=(Accelerator(name="L4", count=2),))
+    told = offered(ANNE, hardware=hardware, strategy={"prefix_caching": False, "speculation": {"method": "ngram"}})
+    assert (told.devices, told.watts, told.caches, told.guesses) == (2.0, 2 * USUAL_WATTS, False, True)
+    plain = offered(ANNE, hardware=None, strategy=None)
+    assert (plain.devices, plain.watts, plain.caches, plain.guesses) == (1.0, USUAL_WATTS, True, False)

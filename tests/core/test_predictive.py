@@ -14,9 +14,10 @@ from node.core.corrections import Seen
 from node.core.forecast import MOST_CROWD
 from node.core.router import CHOICES
 from node.core.standings import BELIEVED_FOR, Standings
-from node.core.wanted import Aims, Plain, Wanted
+from node.core.wanted import Aims, Wanted
 from protocol.load import Load, Serving
 from tests.core.routing import KEY, MODEL, NEVER, PEERS, Stage, curve
+from tests.fakes.wish import Plain
 
 FAST, SLOW = curve(0.1, 0.01), curve(1.0, 0.1)
 SURE = Seen(ttft=0.0, tpot=0.0, ttft_width=0.01, tpot_width=0.01)

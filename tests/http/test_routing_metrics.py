@@ -4,11 +4,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from node.core.experience import Experience
 from node.core.router import LeastOutstanding
-from node.core.wanted import Plain, Wanted
+from node.core.wanted import Wanted
 from node.http.routing import routing_facts
 from node.http.routing_metrics import REASONS, RoutingMetrics
 from tests.core.routing import Stage, curve
 from tests.fakes.account_book import FakeAccounts
+from tests.fakes.wish import Plain
 
 
 def scraped(facts: dict[str, Any]) -> str:
