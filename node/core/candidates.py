@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from node.core.standings import Standings
 from protocol.advert import Advert, Hardware
 from protocol.ids import PeerId
-from protocol.wire import Value
 
 Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.intp]
@@ -64,8 +63,8 @@ def offered(
     replica: PeerId,
     *,
     hardware: Hardware | None,
-    strategy: Mapping[str, Value] | None,
-    price: Mapping[str, Value] | None = None,
+    strategy: Mapping[str, object] | None,
+    price: Mapping[str, object] | None = None,
     connected: bool = True,
 ) -> Offering:
     """Return what a machine under a strategy is, in the words of adverts."""
