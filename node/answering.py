@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from node.core.access import Access
-from node.core.candidates import Offering
 from node.core.engine_state import ServedModel
 from node.core.experience import Experience
 from node.core.peerbook import Change, Peerbook
@@ -23,6 +22,7 @@ from node.hands import Network
 from node.http.routing import AccountBook, routing_facts
 from node.policies import Policies
 from node.ports import Replica
+from node.reckoning import Reckoning
 from node.services.ask import AskHold, SwarmReplica
 from node.services.ask_peer import Watch
 from node.services.resume import ResumingReplica
@@ -35,9 +35,8 @@ def among_peers(  # noqa: PLR0913 -- what a replica among peers is made of
     *,
     me: PeerId,
     local: LocalReplica,
-    own_model: Callable[[], str | None],
     own_digest: Callable[[], ContentDigest | None],
-    own_offering: Callable[[], Offering],
+    reckoning: Reckoning,
     network: Network,
     book: Peerbook,
     standings: Standings,
@@ -58,9 +57,12 @@ def among_peers(  # noqa: PLR0913 -- what a replica among peers is made of
         me=me,
         local=local,
         own_load=partial(local.load, OWNER),
-        own_model=own_model,
+        own_model=reckoning.own_model,
         own_digest=own_digest,
-        own_offering=own_offering,
+        own_offering=reckoning.own_offering,
+        own_names=reckoning.own_names,
+        purse=reckoning.account,
+        spent=reckoning.account.over,
         streams=network,
         swarm=network,
         book=book,
@@ -88,12 +90,14 @@ class Answering:
         policies: Policies,
         own: Callable[[], Iterable[ServedModel]],
         offers: Callable[[], Iterable[ModelOffer]],
+        blame: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare.
 
         Args:
             among: who asks peers as well; None on a node that is alone.
             own: what this node's engine lists. offers: what peers serve.
+            blame: gets the node whose answer turned out to be none; None where there are no peers.
         """
         self._local = local
         self._among = among
@@ -102,7 +106,7 @@ class Answering:
         inner: Replica = local if among is None else among
         self._resuming = None
         if policies.routing.resume is not None:
-            self._resuming = ResumingReplica(inner, room=self._room, limits=policies.routing.resume)
+            self._resuming = ResumingReplica(inner, room=self._room, limits=policies.routing.resume, blame=blame)
         self.replica: Replica = self._resuming or inner
 
     @property
@@ -115,7 +119,14 @@ class Answering:
         if self._among is None:
             return {}
         resumed = 0 if self._resuming is None else self._resuming.counts().resumed
-        return routing_facts(self._among.experience, self._among.accounts, resumed=resumed)
+        counts = self._among.counts()
+        return routing_facts(
+            self._among.experience,
+            self._among.accounts,
+            resumed=resumed,
+            hedged=counts.hedged,
+            hedges_won=counts.hedges_won,
+        )
 
     def facts(self) -> Mapping[str, Any]:
         """Count the prompts that were asked here, each once, as its client saw it."""
@@ -130,6 +141,7 @@ class Answering:
             "refused": counts.refused - (0 if again is None else again.hidden_refused),
             "abandoned": counts.abandoned,
             "retried": 0 if among is None else among.retried,
+            "hedged": 0 if among is None else among.hedged,
             "resumed": 0 if again is None else again.resumed,
         }
 

@@ -21,6 +21,7 @@ from node.company import Company, Home
 from node.core.admission import Admission
 from node.core.engine_state import EngineSnapshot, EngineState
 from node.hands import Hands, Reports, open_hands
+from node.http.account import AccountMetrics
 from node.http.app import http_app
 from node.http.asgi import App
 from node.http.auth import KeyRing
@@ -152,8 +153,10 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         policies=policies,
         own=engine.models,
         offers=tuple if company is None else company.models,
+        blame=None if company is None else company.blame,
     )
     RoutingMetrics(answering.routing).register(registry)
+    AccountMetrics(dict if company is None else company.reckoning.account.facts).register(registry)
 
     def application(keys: KeyRing, limits: HttpLimits) -> App:
         return http_app(
@@ -191,6 +194,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             "tuner": tuning.facts(),
             "owner": owning.facts(),
             "routing": answering.routing(),
+            "account": company.reckoning.account.facts() if company is not None else {},
             "requests": answering.facts(),
             "requests_of_peers": company.served() if company is not None else {},
         }
@@ -206,6 +210,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         tuner=tuning.tuner,
         owner=owning,
         accounts=answering.accounts,
+        account=None if company is None else company.reckoning.account.page,
     )
     api = application(KeyRing(policies.keys), policies.http)
     ending = trio.Event()
@@ -220,6 +225,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         if company is not None:
             background.start_soon(company.run)
             background.start_soon(company.foretelling.run)
+            background.start_soon(company.reckoning.account.run)
         background.start_soon(recording.run)
         background.start_soon(learning.run)
         async with trio.open_nursery() as servers:

@@ -5,21 +5,20 @@ The part of the composition that a node by itself does without. Decides nothing:
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 import trio
 
 from node.answering import among_peers
 from node.core.addressbook import AddressBook, Source
-from node.core.candidates import offered
-from node.core.engine_state import EngineState, ServedModel
+from node.core.engine_state import EngineState
 from node.core.own_addresses import own_addresses
 from node.core.own_records import Setting
 from node.core.peerbook import Peerbook
 from node.core.self_advert import Description, OwnAdverts, our_hello
 from node.core.standings import Standings
-from node.core.strategy import Strategy, to_plain
+from node.core.strategy import Strategy
 from node.describing import describe
 from node.errors import NodeError
 from node.foretelling import Foretelling
@@ -28,8 +27,9 @@ from node.history import doubt_of
 from node.http.history_metrics import EXCHANGED
 from node.peer_facts import peer_facts
 from node.policies import Policies, SwarmPolicies
-from node.ports import EngineBoard
+from node.reckoning import OwnEngine, Reckoning
 from node.record_ports import History
+from node.remembering import keep_remembered
 from node.services.announce import Announcer
 from node.services.ask import SwarmReplica
 from node.services.discover import TARGET, Discovery
@@ -40,6 +40,7 @@ from node.services.replicate import Replication, Us
 from node.services.serve import LocalReplica
 from node.services.serve_peers import PeerServer
 from node.services.take_turns import Turns
+from node.services.watch_drift import DriftWatch
 from node.services.watch_load import LoadWatch
 from protocol import inference, load
 from protocol.advert import ModelOffer
@@ -50,19 +51,9 @@ from protocol.performance import PERFORMANCE
 log = structlog.get_logger(__name__)
 
 Tell = Callable[[str, Mapping[str, Any]], None]
-REMEMBER_AFTER = 1.0  # s after the company has changed: comings come in bursts
-REMEMBER_EVERY = 60.0  # s
 DIGEST = 60.0  # s for reading a model's configuration and index
 FAULTLESS = 0.75  # standing: the last offence was 40 minutes ago
 LAST_FRAMES = 2.0  # s for the ends of answers to be sent, once the engine has given them
-
-
-class OwnEngine(EngineBoard, Protocol):
-    """The engine of this node, as far as the swarm is told of it."""
-
-    def models(self) -> tuple[ServedModel, ...]:
-        """Return what it lists; empty until it was ready once."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +102,7 @@ class Company:
         )
         self._discovery = self._make_discovery()
         self._greeter = self._make_greeter()
+        self.reckoning = Reckoning(home, hands, policies, among, book=self.book, standings=self._standings)
         self.replica = self._make_replica()
         self._server = PeerServer(
             engine=home.replica,
@@ -118,6 +110,7 @@ class Company:
             met=self._greeter.met,
             offence=home.offence,
             limits=among.limits,
+            lent=self.reckoning.account.lent,
         )
         self.replication = self._make_replication()
 
@@ -135,6 +128,9 @@ class Company:
             nursery.start_soon(self._announcer.run)
             nursery.start_soon(self._joining.run)
             nursery.start_soon(self._watch.run)
+            nursery.start_soon(self.replica.run)
+            experience = self.replica.experience
+            nursery.start_soon(DriftWatch({"ttft": experience.ttft, "tpot": experience.tpot}).run)
             nursery.start_soon(self._remember)
             nursery.start_soon(self._look_around)
             nursery.start_soon(self._follow_engine)
@@ -186,6 +182,10 @@ class Company:
     def models(self) -> tuple[ModelOffer, ...]:
         """Return what other nodes serve now."""
         return self.book.models(trio.current_time())
+
+    def blame(self, node: str) -> None:
+        """Note that what a node gave for an answer was none, which nobody could tell but who read it."""
+        self._standings.failed(PeerId.from_string(node), trio.current_time())
 
     def served(self) -> dict[str, int]:
         """Count the prompts of peers: `served`, `refused`, `failed`, `abandoned`, `running`."""
@@ -277,9 +277,8 @@ class Company:
         return among_peers(
             me=home.me,
             local=home.replica,
-            own_model=lambda: home.engine.snapshot().model,
             own_digest=lambda: self._digest,
-            own_offering=lambda: offered(home.me, hardware=hands.hardware, strategy=to_plain(home.strategy())),
+            reckoning=self.reckoning,
             network=hands.network,
             book=self.book,
             standings=self._standings,
@@ -383,14 +382,6 @@ class Company:
                 self._joining.hear([address], Source.NEAR)
 
     async def _remember(self) -> None:
-        """Keep the addresses that work for the next run."""
-        kept = self._hands.remembered
-        company: frozenset[PeerId] = frozenset()
-        while True:
-            with trio.move_on_after(REMEMBER_EVERY):
-                company = await self._hands.network.changed(company)
-                await trio.sleep(REMEMBER_AFTER)
-            now = self._addresses.to_remember()
-            if now and now != kept:
-                kept = now
-                await self._hands.remember(now)
+        hands = self._hands
+        kept, working = hands.remembered, self._addresses.to_remember
+        await keep_remembered(hands.network.changed, working, kept=kept, keep=hands.remember)

@@ -6,13 +6,16 @@ Knows no service: values in, a description out. A part of the composition root, 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from node.core.engine_state import SERVING, EngineSnapshot, ServedModel
+from node.core.candidates import told_price
+from node.core.engine_state import SERVING, EngineSnapshot, EngineState, ServedModel
 from node.core.self_advert import Description
 from node.core.strategy import Strategy, to_plain
 from node.policies import Policies, SwarmPolicies
 from protocol.addresses import Address
 from protocol.advert import BOOTSTRAP, SERVE, Engine, Hardware, ModelOffer, ServeLimits
 from protocol.ids import ContentDigest
+
+COMING = frozenset({EngineState.PREPARING, EngineState.STARTING})  # states from which an engine will serve
 
 
 def describe(  # noqa: PLR0913 -- all that an advert is made of
@@ -43,9 +46,18 @@ def describe(  # noqa: PLR0913 -- all that an advert is made of
     up = snapshot.state in SERVING or snapshot.returning
     serves = up and not among.access.serve.empty
     roles = ((SERVE,) if serves else ()) + ((BOOTSTRAP,) if among.bootstrap else ())
-    said = Description(addresses=addresses, roles=roles, name=policies.name, hardware=hardware)
+    said = Description(
+        addresses=addresses,
+        roles=roles,
+        name=policies.name,
+        hardware=hardware,
+        price=told_price(among.price_per_hour, hardware),
+    )
     if not serves:
-        return said
+        # Without the role `serve` an offer is none to ask for: it says that the model is known, and will be served.
+        if snapshot.model is None or snapshot.state not in COMING or among.access.serve.empty:
+            return said
+        return replace(said, models=(ModelOffer(name=snapshot.model),))
     quota = among.access.each
     return replace(
         said,

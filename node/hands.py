@@ -25,6 +25,8 @@ from node.adapters.http_server.server import Bind, serve
 from node.adapters.keystore import Identity, load_or_create
 from node.adapters.lan import nodes_nearby
 from node.adapters.snapshot_file import read_shipped
+from node.adapters.store.account import NAME as ACCOUNT
+from node.adapters.store.account import AccountFile
 from node.adapters.store.told import ToldSettings
 from node.adapters.system import LocalMachine, local_addresses, port_owner, private_folder
 from node.adapters.upstream.pool import UpstreamPool
@@ -44,6 +46,7 @@ from node.places import Places
 from node.policies import Policies, SwarmPolicies
 from node.ports import Directory, Endpoint, EngineLauncher, Gossip, Streams, Swarm, Upstream
 from node.record_ports import OwnHistory, Told
+from node.services.keep_account import Store as AccountStore
 from node.settings import Settings
 from node.telemetry import OffenceLog, hush_libraries
 from node.trial_hands import kept_setting, trial_hands
@@ -105,6 +108,7 @@ class SwarmHands:
         remembered: addresses that worked in the last run.
         remember: keeps such addresses for the next.
         hardware: this machine, as adverts tell of it.
+        account: keeps what was used and owed; None: nothing outlives the run.
     """
 
     network: Network
@@ -117,6 +121,7 @@ class SwarmHands:
     remembered: tuple[Address, ...]
     remember: Callable[[Sequence[Address]], Awaitable[None]]
     hardware: Hardware | None = None
+    account: AccountStore | None = None
 
 
 async def _keep_no_pause(_: Pause | None) -> None:
@@ -276,6 +281,7 @@ async def _open_swarm(
             remembered=remembered,
             remember=remember,
             hardware=hardware_summary(Profile(hardware=await trio.to_thread.run_sync(hardware_now))),
+            account=AccountFile(where.data / ACCOUNT),
         )
 
 

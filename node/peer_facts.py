@@ -5,7 +5,7 @@ from typing import Any
 
 from node.core.standings import Standing
 from protocol.addresses import Address
-from protocol.advert import Advert
+from protocol.advert import SERVE, Advert
 from protocol.hello import Settled
 from protocol.ids import PeerId
 from protocol.records import Signed
@@ -32,13 +32,15 @@ def peer_facts(  # noqa: PLR0913 -- one value for each word
         behaved: 1 of whom nothing bad is known, 0 of an outcast.
     """
     advert = signed.body if signed is not None else None
+    serves = advert is not None and SERVE in advert.roles
     return {
         "peer_id": str(peer),
         "name": advert.name if advert else None,
         "connected": connected,
         "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
         "addresses": [str(address) for address in addresses],
-        "models": [{"name": offer.name, "max_length": offer.max_length} for offer in advert.models] if advert else [],
+        "models": _offers(advert) if serves else [],
+        "loading": [] if serves else _offers(advert),
         "roles": list(advert.roles) if advert else [],
         "software": advert.software if advert else settled.software if settled else None,
         "load": {"work": round(standing.work, 2), "slots": standing.slots, "ours": standing.in_flight}
@@ -49,3 +51,8 @@ def peer_facts(  # noqa: PLR0913 -- one value for each word
         "offences": dict(offences),
         "quarantined": quarantined,
     }
+
+
+def _offers(advert: Advert | None) -> list[dict[str, Any]]:
+    offers = () if advert is None else advert.models
+    return [{"name": offer.name, "max_length": offer.max_length} for offer in offers]

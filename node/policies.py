@@ -18,6 +18,7 @@ from node.core.admission import AdmissionLimits
 from node.core.day_hours import parse_span
 from node.core.operator_limits import Limits
 from node.core.quota import QuotaLimits
+from node.core.spending import SpendLimits
 from node.core.strategy import EXTERNAL, InvalidStrategy, Strategy, from_plain
 from node.core.tuner_policy import TunerPolicy, by_littles_law
 from node.errors import ConfigError
@@ -56,6 +57,7 @@ class SwarmPolicies:
         listen: without peer ids; port 0 takes any.
         join, announce: with the peer's id, and without our own.
         nearest: addresses of nearer reach than this are not believed of strangers.
+        price_per_hour: what an hour of this machine costs others; None: nothing is asked.
     """
 
     swarm: SwarmId
@@ -67,6 +69,7 @@ class SwarmPolicies:
     access: Access
     nearest: Reach
     limits: PeerLimits
+    price_per_hour: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +79,14 @@ class RoutingPolicy:
     Attributes:
         predictive: by what is foretold of each replica; else by who has the least to do.
         resume: how broken streams are gone on with elsewhere; None: not at all.
+        spend: what may be owed to peers.
+        own_price_per_hour: what an hour of this machine costs its owner; None where that is not known.
     """
 
     predictive: bool = True
     resume: ResumeLimits | None = None
+    spend: SpendLimits = field(default_factory=SpendLimits)
+    own_price_per_hour: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,10 +171,17 @@ def policies_of(settings: Settings, where: Places, *, version: str) -> Policies:
         routing=RoutingPolicy(
             predictive=settings.routing.policy == "predictive",
             resume=ResumeLimits(announce=settings.routing.announce_resumed) if settings.routing.resume else None,
+            spend=SpendLimits(per_day=settings.routing.spend_per_day, per_request=settings.routing.spend_per_request),
+            # Who asks others for a price and has told no other is reckoned to work for that price here, too.
+            own_price_per_hour=_first(settings.limits.price_per_hour, settings.p2p.price_per_hour),
         ),
         record_traffic=settings.records.traffic,
         swarm=_swarm(settings.p2p, settings) if settings.p2p.enabled else None,
     )
+
+
+def _first(*values: float | None) -> float | None:
+    return next((each for each in values if each is not None), None)
 
 
 def _goals(settings: Settings) -> tuple[str, ...]:
@@ -246,6 +260,7 @@ def _swarm(p2p: P2pSection, settings: Settings) -> SwarmPolicies:
             body_bytes=min(settings.api.max_body_bytes, limits.BODY_BYTES),
             allow_remote_media=settings.api.allow_remote_media,
         ),
+        price_per_hour=p2p.price_per_hour,
     )
 
 

@@ -249,7 +249,7 @@ class PeerStream(Protocol):
         ...
 
     async def receive(self) -> bytes | None:
-        """Return the next frame's payload; None once the other end has finished.
+        """Return the next frame's payload; None once the other end has finished. Cancelled, it loses nothing.
 
         Raises:
             node.errors.Broken: the other end reset the stream (it cancelled), or the connection died.

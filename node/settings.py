@@ -22,6 +22,7 @@ Port = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}$")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Milliseconds = Annotated[float, Meta(gt=0, le=86_400_000)]
 Positive = Annotated[int, Meta(ge=1)]
+Price = Annotated[float, Meta(ge=0, le=1e6)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")]
 
 
@@ -121,6 +122,7 @@ class P2pSection(Section, frozen=True, kw_only=True):
     tokens_per_minute: Positive | None = None
     concurrent: Positive | None = None
     owner_places: Annotated[int, Meta(ge=0)] = 8  # of engine.max_running, never taken by peers
+    price_per_hour: Price | None = None  # of this machine, told in its adverts, in the swarm's unit
 
 
 class RoutingSection(Section, frozen=True, kw_only=True):
@@ -129,6 +131,8 @@ class RoutingSection(Section, frozen=True, kw_only=True):
     policy: Annotated[str, Meta(pattern="^(predictive|least_outstanding)$")] = "predictive"
     resume: bool = True  # a stream whose server dies goes on elsewhere, where that is sound
     announce_resumed: bool = True  # such an answer says so, in a field of its own in one of its events
+    spend_per_day: Price | None = None  # at most owed to peers that tell a price, for a day of UTC
+    spend_per_request: Price | None = None  # likewise, for one answer, as it is foretold
 
 
 class RecordsSection(Section, frozen=True, kw_only=True):
@@ -186,10 +190,8 @@ class LimitsSection(Section, frozen=True, kw_only=True):
     others_bytes: Positive | None = None  # device memory that other programs hold, beyond which the device is theirs
     memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] | None = None  # of the engine, whatever its strategy
     memory_share: Annotated[float, Meta(gt=0, le=1)] | None = None  # the same, of the memory that there is
-    price_per_hour: Annotated[float, Meta(ge=0, le=1e6)] | None = (
-        None  # of this machine: what the objective cost counts
-    )
-    energy_price_per_kwh: Annotated[float, Meta(ge=0, le=1e6)] | None = None  # for what it draws on top of that
+    price_per_hour: Price | None = None  # of this machine: what the objective cost counts
+    energy_price_per_kwh: Price | None = None  # for what it draws on top of that
 
     def __post_init__(self) -> None:
         for text in self.hours:

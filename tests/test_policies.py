@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from node.core.day_hours import Span
+from node.core.spending import SpendLimits
 from node.core.tuner_policy import by_littles_law
 from node.errors import ConfigError
 from node.places import places
@@ -98,3 +99,27 @@ def test_prompts_wait_for_a_switch_as_long_as_the_owner_says() -> None:
     policies = made("[tuner]\nhold_s = 30\nhorizon_h = 2\nstart_first = 'never'")
     assert policies.admission.longest_hold == policies.tuner.hold_s == 30.0
     assert (policies.tuner.horizon_s, policies.tuner.start_first) == (7200.0, False)
+
+
+def test_what_may_be_owed_and_what_is_asked_are_settings_of_their_own() -> None:
+    nothing = made("")
+    assert (nothing.routing.spend, nothing.routing.own_price_per_hour) == (SpendLimits(), None)
+    limits = made("[routing]\nspend_per_day = 5\nspend_per_request = 0").routing.spend
+    assert (limits.per_day, limits.per_request) == (5.0, 0.0)
+    asks = made("[p2p]\nprice_per_hour = 0.5")
+    assert asks.swarm is not None
+    assert (asks.swarm.price_per_hour, asks.routing.own_price_per_hour) == (0.5, 0.5)
+    # What a machine costs its owner is his own business, and what he reckons by.
+    both = made("[p2p]\nprice_per_hour = 0.5\n[limits]\nprice_per_hour = 0.2")
+    assert both.swarm is not None
+    assert (both.swarm.price_per_hour, both.routing.own_price_per_hour) == (0.5, 0.2)
+    quiet = made("[limits]\nprice_per_hour = 0.2")
+    assert quiet.swarm is not None
+    assert quiet.swarm.price_per_hour is None
+
+
+@pytest.mark.parametrize("key", ["routing.spend_per_day", "routing.spend_per_request", "p2p.price_per_hour"])
+def test_no_price_and_no_limit_is_below_nothing(key: str) -> None:
+    section, name = key.split(".")
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        made(f"[{section}]\n{name} = -1")

@@ -24,6 +24,7 @@ from node.core.findings import (
     judge_clock,
     judge_disk,
     judge_engine,
+    judge_forecasts,
     judge_gpu,
     judge_memory,
     judge_port,
@@ -40,7 +41,7 @@ MARKS = {Verdict.OK: ("ok", "green"), Verdict.WARNING: ("warn", "yellow"), Verdi
 @click.command()
 @common_options
 def doctor(data_dir: Path | None, config_file: Path | None, as_json: bool) -> int:
-    """Look for what is wrong: configuration, identity, engine, GPU, memory, disk, clock, port.
+    """Look for what is wrong: configuration, identity, engine, GPU, memory, disk, clock, port, forecasts.
 
     Exit code 1 if anything fails.
     """
@@ -78,6 +79,7 @@ def _findings(where: Places, config_file: Path | None) -> Iterator[Finding]:
     now = datetime.now(UTC).timestamp()
     yield judge_clock(synchronised=system.clock_synchronised(), now=now, built=BUILT)
     yield _port(running["api_url"] if running else settings.api.bind, ours=running is not None)
+    yield judge_forecasts(running.get("routing", {}) if running else None)
 
 
 def _running(where: Places) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ WHY: Final[Mapping[str, str]] = {
     "best": "it was foretold to be the best by what was asked for",
     "explore": "one prompt in a hundred goes where something may be found out",
     "fits": "of those that keep what was promised it costs the swarm least",
+    "hedge": "who was asked before it was late with the first byte, and it was foretold to be sooner",
     "knock": "nobody takes prompts at the moment, and it may for this one",
     "least_work": "it has the least to do",
     "likeliest": "nobody is sure to keep what was promised; it is the likeliest to",
@@ -40,6 +41,7 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "unreachable": "could not be reached",
     "broken": "broke off",
     "abandoned": "was left before the end",
+    "outrun": "was left: another was first",
 }
 NAMES: Final[Mapping[str, str]] = {"ttft": "first tokens", "tpot": "further tokens"}
 HEADS: Final = (
@@ -63,8 +65,12 @@ def routing_line(facts: Mapping[str, Any]) -> str:
     words = [_calibration(name, facts[key]) for key, name in NAMES.items() if facts[key]["answers"] >= ENOUGH]
     words = words or ["nothing to hold against what was foretold yet"]
     if facts["drifted"]:
-        drifted = " and ".join(NAMES[key] for key in facts["drifted"])
-        words.append(f"DRIFTED: {drifted} come no longer as foretold, `metainf explain` shows whose")
+        drifted = " and ".join(f"{NAMES[key]} (x{facts['drift'][key]['factor']:.3g})" for key in facts["drifted"])
+        words.append(f"DRIFTED: {drifted} come no longer as foretold, `metainf doctor` says what to do")
+    if facts["hedged"]:
+        words.append(
+            f"{facts['hedged']} late first tokens asked for elsewhere as well, {facts['hedges_won']} came from there"
+        )
     if facts["resumed"]:
         words.append(f"{facts['resumed']} answers went on elsewhere")
     return "; ".join(words)
@@ -113,7 +119,7 @@ def prompt(told: Mapping[str, Any], console: "Console") -> None:
             console.print(f"\n{UNWEIGHED}", markup=False, soft_wrap=True)
         return
     attempts = {each["replica"]: each for each in told["attempts"]}
-    last = told["attempts"][-1]["replica"] if told["attempts"] else None
+    last = next((each["replica"] for each in reversed(told["attempts"]) if each["outcome"] != "outrun"), None)
     rows = [_candidate(each, attempts.get(each["replica"]), answering=each["replica"] == last) for each in candidates]
     console.print()
     console.print(_table(HEADS, rows, left=(0, 1, 11)))

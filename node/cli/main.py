@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from node.cli.account import account
 from node.cli.api_keys import api_key
 from node.cli.config import config
 from node.cli.doctor import doctor
@@ -35,6 +36,7 @@ def metainf() -> None:
       metainf status            what it is doing
       metainf peers             who else is there
       metainf explain           why a prompt went where it went, and what came of it
+      metainf account           what was used of peers and by them, owed and due
       metainf doctor            what is wrong, and what to do
       metainf profile           what this machine can do
       metainf records           what was measured, here and by others
@@ -58,6 +60,7 @@ for verb in (
     models,
     ask,
     explain,
+    account,
     doctor,
     config,
     key,

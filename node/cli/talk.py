@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from node.cli import control_client, explain_words, strategy_words
+from node.cli import account, control_client, explain_words, strategy_words
 from node.cli.options import data_dir_option, json_option, places_of
 from node.errors import NodeError, Unavailable
 
@@ -45,10 +45,14 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     click.echo(f"trials    {_trials(facts.get('trials', {}))}")
     click.echo(f"learner   {_learner(facts.get('learner', {}))}")
     click.echo(f"tuner     {strategy_words.line(facts.get('tuner', {}))}")
-    if owner := strategy_words.owner_line(facts.get("owner", {})):
-        click.echo(f"owner     {owner}")
-    if routing := explain_words.routing_line(facts.get("routing", {})):
-        click.echo(f"routing   {routing}")
+    lines = {
+        "owner": strategy_words.owner_line(facts.get("owner", {})),
+        "routing": explain_words.routing_line(facts.get("routing", {})),
+        "account": account.status_line(facts.get("account", {})),
+    }
+    for name, line in lines.items():
+        if line:
+            click.echo(f"{name:<10}{line}")
     counts = ", ".join(f"{value} {name}" for name, value in requests.items())
     click.echo(f"requests  {counts}")
 
@@ -120,6 +124,8 @@ def peers(data_dir: Path | None, as_json: bool) -> None:
         click.echo(f"    {_standing(peer)}")
         for model in peer["models"]:
             click.echo(f"    serves {model['name']}")
+        for model in peer.get("loading", ()):
+            click.echo(f"    is loading {model['name']}")
     for outcast in answer.get("outcasts", ()):
         click.echo(f"{outcast['peer_id']}   parted from for a while: {_counted(outcast['offences'])}")
     if answer.get("rejected_records"):

@@ -17,6 +17,7 @@ import msgspec
 from node.core.copying import ANSWER_BYTES, copied_ppm
 from node.core.endpoints import Dialect
 from node.core.prompt import Headers
+from node.core.sse_events import is_event_stream
 
 LAST_PIECES: Final = 6  # the last token, the reason it ended, the usage, [DONE]; and pieces that came cut in two
 TAIL_BYTES: Final = 8 * 1024  # usage stands at the end, in the last event or the last object
@@ -91,9 +92,7 @@ class AnswerMeter:
         """Take the answer's head."""
         self._status = status
         self._last = now
-        for name, value in headers:
-            if name == b"content-type":
-                self._streamed = value.startswith(b"text/event-stream")
+        self._streamed = is_event_stream(headers)
 
     def piece(self, data: bytes, asked: float, now: float) -> None:
         """Take the next bytes, which were asked for at `asked` and are here `now`; not the empty ones at the end."""

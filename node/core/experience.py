@@ -1,7 +1,7 @@
 """What this node learnt by asking: how its peers compare with their curves, how long answers are, what was sent where.
 
 Knows no stream and no clock. Prompts go in and come out as what they want (`node.core.wanted`); answers go in, held
-against what had been foretold of them. How often that was right is counted here too (`Calibration`).
+against what had been foretold of them; how often that was right is counted too (`node.core.calibration`).
 """
 
 from math import exp, log
@@ -9,7 +9,8 @@ from typing import Final
 
 from node.core.affinity import NO_MARKS, Affinity, marks_of
 from node.core.answer_meter import MICRO, Measured
-from node.core.corrections import TPOT_NOISE, TTFT_NOISE, Z90, Corrections, Seen
+from node.core.calibration import Calibration
+from node.core.corrections import TPOT_NOISE, TTFT_NOISE, Corrections, Seen
 from node.core.forecast import Guess
 from node.core.lengths import Lengths
 from node.core.peek import peek
@@ -19,44 +20,6 @@ from node.core.wanted import Aims, Wanted
 
 LEAST_SHARE: Final = 0.1  # of a first byte's time that is the engine's at least: the way varies, too
 LEAST_SECONDS: Final = 1e-4
-RECENT: Final = 200.0  # answers that calibration is the mean of
-DRIFTED: Final = 0.7  # coverage of 90 % intervals below which forecasts have drifted; chance alone gives .82 in 200
-ENOUGH: Final = 50  # answers before that is said
-
-
-class Calibration:
-    """How well one quantity is foretold: running means over the latest answers."""
-
-    __slots__ = ("bias", "count", "covered", "error")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.error = 0.0  # mean of |log(observed / foretold)|
-        self.bias = 0.0  # mean of log(observed / foretold): above 0 where answers are slower
-        self.covered = 0.9  # share within the 90 % interval
-
-    def add(self, off: float, variance: float) -> None:
-        """Take in log(observed / foretold) of one answer, and the variance that had been foretold of it."""
-        self.count += 1
-        weight = 1.0 / min(self.count, RECENT)
-        self.error += weight * (abs(off) - self.error)
-        self.bias += weight * (off - self.bias)
-        self.covered += weight * ((abs(off) <= Z90 * variance**0.5) - self.covered)
-
-    @property
-    def drifted(self) -> bool:
-        """Whether what is foretold is no longer what comes."""
-        return self.count >= ENOUGH and self.covered < DRIFTED
-
-    def facts(self) -> dict[str, float | int | bool]:
-        """Return it for people and machines."""
-        return {
-            "answers": self.count,
-            "error": round(self.error, 4),
-            "bias": round(self.bias, 4),
-            "coverage_90": round(self.covered, 4),
-            "drifted": self.drifted,
-        }
 
 
 class Experience:
@@ -89,6 +52,7 @@ class Experience:
             aims=aims,
             marks=marks_of(prompt.body, model, self._key) if size else NO_MARKS,
             single=seen.single,
+            most_tokens=seen.max_tokens or 0,
         )
 
     def began(self, guess: Guess, took: float, now: float) -> None:
@@ -97,7 +61,7 @@ class Experience:
         if not guess.wanted.single:
             return
         engine = max(took - guess.net, LEAST_SHARE * took, LEAST_SECONDS)
-        self.ttft.add(log(engine / (guess.turn + exp(guess.ttft))), guess.ttft_variance + TTFT_NOISE)
+        self.ttft.add(log(engine / (guess.turn + exp(guess.ttft))), guess.ttft_variance + TTFT_NOISE, now)
         self._learn(guess, now, ttft=log(engine / _alone(guess)))
 
     def waited(self, guess: Guess, took: float, now: float) -> None:
@@ -113,7 +77,7 @@ class Experience:
         if tpot <= 0.0 or not guess.wanted.single:
             return
         off = log(tpot) - guess.tpot
-        self.tpot.add(off, guess.tpot_variance + TPOT_NOISE)
+        self.tpot.add(off, guess.tpot_variance + TPOT_NOISE, now)
         self._learn(guess, now, tpot=off + guess.tpot_added)
 
     def ended(self, guess: Guess, measured: Measured, now: float) -> None:

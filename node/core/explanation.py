@@ -22,6 +22,7 @@ from protocol.ids import PeerId
 CANDIDATES: Final = 50_000  # of all decisions that are kept: some 12 MB
 DECISIONS: Final = 1000
 EARLIER: Final = 8  # attempts under the same id that an account remembers: a stream that broke off goes on under it
+OUTRUN: Final = "outrun"  # the outcome of an attempt while which another one brought a first byte
 REFUSED: Final = "refused"  # counts where there was nobody to ask
 NAMED: Final = 32  # candidates of one decision that are told of, those chosen and then the best
 
@@ -37,7 +38,7 @@ class Attempt:
     tpot: float | None = None
     latency: float | None = None
     output_tokens: int | None = None
-    outcome: str = "running"  # or `answered`, `refused`, `unreachable`, `broken`, `abandoned`
+    outcome: str = "running"  # or `answered`, `refused`, `unreachable`, `broken`, `abandoned`, `outrun`
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +50,11 @@ class Account:
     route: Route | None = None
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     earlier: tuple[Attempt, ...] = ()
+
+    @property
+    def last(self) -> Attempt | None:
+        """The latest attempt that was not outrun by another: who answers, or failed to; None where nobody was asked."""
+        return next((each for each in reversed(self.attempts) if each.outcome != OUTRUN), None)
 
     def close(self) -> None:
         """Note that the prompt is over: what is not accounted for was given up."""

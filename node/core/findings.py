@@ -4,8 +4,10 @@ Knows no disk, driver or socket: the facts are gathered by the command and judge
 cause can be tested without planting it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 ENGINE_DISK_BYTES = 2 << 30  # room for the unpacked model, logs and the engine's scratch files
 LOW_MEMORY_BYTES = 4 << 30  # vLLM on CPU with the embedded model: 2.2 GB measured, and the node's own 0.3
@@ -117,6 +119,28 @@ def judge_clock(*, synchronised: bool | None, now: float, built: float) -> Findi
         return Finding(subject="clock", verdict=Verdict.WARNING, finding=finding, remedy=remedy)
     known = "synchronised" if synchronised else "cannot be checked here"
     return Finding(subject="clock", verdict=Verdict.OK, finding=known)
+
+
+def judge_forecasts(routing: Mapping[str, Any] | None) -> Finding:
+    """Judge whether what the running node foretells of its peers still comes.
+
+    Args:
+        routing: the block `routing` of `metainf status --json`: empty on a node by itself; None where no node runs.
+    """
+    if not routing:
+        why = "no node runs here" if routing is None else "this node is in no swarm"
+        return Finding(subject="forecasts", verdict=Verdict.OK, finding=f"nothing to hold against them: {why}")
+    drifts: Mapping[str, Mapping[str, Any]] = routing.get("drift", {})
+    if not drifts:
+        finding = f"no drift: {routing['ttft']['answers']} answers were held against them"
+        return Finding(subject="forecasts", verdict=Verdict.OK, finding=finding)
+    said = [
+        f"{name.upper()} is {each['factor']:.3g} times what is foretold, {each['coverage_90']:.0%} in 90 % intervals, "
+        f"for {each['for_s'] / 60:.0f} min"
+        for name, each in drifts.items()
+    ]
+    remedy = "; ".join(dict.fromkeys(str(each["remedy"]) for each in drifts.values()))
+    return Finding(subject="forecasts", verdict=Verdict.WARNING, finding="; ".join(said), remedy=remedy)
 
 
 def judge_port(*, address: str, free: bool, owner: str | None, ours: bool) -> Finding:

@@ -190,7 +190,9 @@ class Foreteller:
         logs[TOKEN], widths[TOKEN] = self._curves.tpot(rows, together)
 
         lines = self._corrections.columns(candidates.by_model(self._corrections))
-        added, variances = corrections.at(lines, columns[Column.RUN], widths, now)
+        added, variances = corrections.at(
+            lines, columns[Column.RUN], widths, now, self._corrections.common(candidates.model)
+        )
         np.minimum(age, BELIEVED_FOR, out=age)
         variances += age * STALE
         late = columns[Column.LATE_AT] < now

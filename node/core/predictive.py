@@ -14,6 +14,7 @@ Where there is only this node's own engine, nothing is weighed.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf, log, pi
 from typing import Final, TypeAlias
 
@@ -64,7 +65,7 @@ class Predictive:
         first = first[cost[first].argsort()]
         few = [each for each in cost[first].tolist() if each < NEVER]
         if not few:
-            return nobody(options_of(candidates, now), now)
+            return replace(nobody(options_of(candidates, now), now), forecast=forecast)
         order, spread = first.tolist(), forecast.spread[first].tolist()
         drawn = _drawn(few, spread, _narrowest(forecast.crowd), luck)
         if drawn[0]:

@@ -46,7 +46,8 @@ class Choice:
     """A replica to try, and why it stands where it stands.
 
     `local`, `near_equal`, `explore`, `next`; of one policy `least_work`, of the other `best`, `fits`,
-    `likeliest`, `stranger`; `via`, `stored` and `knock` where there was no choice.
+    `likeliest`, `stranger`; `hedge` of a second beside who is late; `via`, `stored` and `knock` where there was
+    no choice.
     """
 
     replica: PeerId
@@ -58,7 +59,7 @@ class Route:
     """Whom to try, in order; each once, at most `CHOICES`.
 
     Where it is empty, `reason` says why (`no_replica` or what most of them are closed for) and `retry_after` when
-    that may have changed. `forecast` is what the choice was made by, where anything was foretold.
+    that may have changed. `forecast` is what the choice, or the lack of one, came from, where anything was foretold.
     """
 
     choices: tuple[Choice, ...]

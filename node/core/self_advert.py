@@ -34,8 +34,8 @@ JITTER: Final = 0.1  # of an interval, taken off: added, it would let a lease en
 class Description:
     """What a node serves, with what, and where it is reached: an advert without its stamp.
 
-    `strategy` holds the fields of the acceleration strategy, `intends` a word of `protocol.advert`; None of anything
-    leaves it unsaid.
+    `strategy` holds the fields of the acceleration strategy, `intends` a word of `protocol.advert`, `price` what
+    `node.core.candidates.told_price` makes of the owner's; None of anything leaves it unsaid.
     """
 
     addresses: tuple[Address, ...] = ()
@@ -47,6 +47,7 @@ class Description:
     strategy: Mapping[str, Value] | None = None
     limits: ServeLimits | None = None
     intends: str | None = None
+    price: Mapping[str, Value] | None = None
 
 
 def software(version: str) -> str:
@@ -114,6 +115,7 @@ class OwnAdverts:
             strategy=description.strategy,
             limits=description.limits,
             intends=description.intends,
+            price=description.price,
         )
 
     def leave(self, *, now_us: int) -> Advert:

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from node.core.continuation import Mark, Told, choice, event, headed
 from node.core.resumable import Terms
 from node.core.sse_events import DONE, events_of
-from node.core.token_stream import Piece, piece_of
+from node.core.token_stream import Garbage, Piece, piece_of
 
 # Characters. What was said before the cut cannot come again by chance in a first event if it is as long as this; if it
 # is shorter, the event is a prompt's text only if it is longer than a few tokens' can be.
@@ -31,6 +31,7 @@ class Splice:
         """
         self._announced = announced
         self.failed = ""  # why the continuation is none; the rest of it is to be left alone
+        self.garbage = False  # whether that is no near tie that fell otherwise: its engine talks nonsense
         self._told = told
         self._terms = terms
         self._mark = mark
@@ -53,6 +54,7 @@ class Splice:
                 out.append(each if piece is None else self._one(piece))
             except ValueError as error:
                 self.failed = f"its continuation is none: {error}"
+                self.garbage = isinstance(error, Garbage)
                 if self._expected:
                     self._rewind()
         return b"".join(out)

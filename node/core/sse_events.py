@@ -7,11 +7,19 @@ half of one. Comments (keep-alives) end in an empty line as well and are treated
 
 import re
 
+from node.core.prompt import Headers
+
 HELD_BYTES = 1024 * 1024  # an event larger than this is passed on in pieces; then a break can only be cut off
 DONE = b"data: [DONE]\n\n"  # how OpenAI's dialect ends a stream
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 LONGEST_END = 4
 _DATA = re.compile(rb"(?:^|[\r\n])data:[ ]?([^\r\n]*)")
+_QUIET = (b":", b"event:", b"id:", b"retry:")  # how lines of events begin that say nothing
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Tell whether an answer with these headers (names in lower case) is a stream of events."""
+    return any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in headers)
 
 
 class EventHolder:
@@ -29,6 +37,11 @@ class EventHolder:
     def torn(self) -> bool:
         """Whether part of an event has gone out without its end."""
         return self._torn
+
+    @property
+    def held(self) -> int:
+        """How many bytes wait for the end of their event."""
+        return len(self._held)
 
     def feed(self, data: bytes) -> bytes:
         """Return what can go out now; may be empty."""
@@ -76,3 +89,8 @@ def data_of(event: bytes) -> bytes | None:
     """Return what an event says; None of one that says nothing, as a comment."""
     lines = _DATA.findall(event)
     return b"\n".join(lines) if lines else None
+
+
+def is_quiet(event: bytes) -> bool:
+    """Whether an event that says nothing is one: comments and fields of the standard. Anything else is garbage."""
+    return all(line.startswith(_QUIET) for line in event.splitlines() if line)

@@ -12,6 +12,7 @@ answered: a circuit breaker with a half-open state. Its table:
 
     closed (asked)      a fault                      -> barred, for twice as long as the last time
     barred              the time is over             -> half open
+    barred as hung      a reading                    -> half open: it lives again
     half open           a prompt of ours begins      -> probing
     probing             a first byte                 -> asked
     probing             a fault                      -> barred
@@ -42,9 +43,14 @@ UNKNOWN_WORK = 1.0  # prompts that a replica without a reading is taken to have:
 SHORTEST_BAR = 1.0  # s
 LONGEST_BAR = 60.0  # s that a refusal bars a replica, whatever it asks for: its word must not remove it for a day
 FIRST_FAULT_BAR = 5.0  # s after an answer that never came
+FIRST_HUNG_BAR = 30.0  # s after it fell silent altogether: it is asked whether it lives, by no prompt of anybody's
 LONGEST_FAULT_BAR = 300.0  # s; doubling stops here
 REPLICAS = 4096  # kept; beyond it those without prompts of ours are forgotten, longest unheard first
 PROBING = "probing"
+FAILED, HUNG = "failed", "hung"
+FAULTS = frozenset({FAILED, HUNG})  # bars of those whom nobody asks
+REFUSED = "refused"
+GONE = frozenset({Serving.LOADING, Serving.AWAY})  # who says so is not merely full
 HALF_LIFE = 600.0  # s in which what is known of reliability counts half: machines are restarted, links mended
 LATE = 2.0  # times what was foretold, from which on a first byte is late: one honest answer in twenty is
 LEAST_DUE = 1e-3  # s
@@ -166,6 +172,8 @@ class Standings:
         """Take in a reading. Of one that rides on an answer's end, note the ending first."""
         facts = self._kept(replica, now)
         facts.load, facts.read_at, facts.ours_then = load, now, facts.in_flight
+        if facts.bar == HUNG:
+            facts.barred_until = min(facts.barred_until, now)
         facts.sent, facts.ticket_then = 0.0, self._tickets
         self._note(facts)
 
@@ -205,16 +213,24 @@ class Standings:
     def refused(self, replica: PeerId, now: float, retry_after: float | None) -> None:
         """Note a polite no: it is asked again when it said, within bounds."""
         wait = min(max(retry_after or SHORTEST_BAR, SHORTEST_BAR), LONGEST_BAR)
-        self._bar(self._of(replica), now + wait, "refused")
+        self._bar(self._of(replica), now + wait, REFUSED)
 
-    def failed(self, replica: PeerId, now: float, *, hung: bool = False) -> None:
-        """Note an answer that did not come (`hung`: not even an error); each in a row bars for twice as long."""
+    def failed(self, replica: PeerId, now: float, *, hung: bool = False) -> bool:
+        """Note an answer that did not come (`hung`: not even an error); each in a row bars for twice as long.
+
+        What breaks off together is one fault: a node that dies with ten prompts has not failed ten times. Returns
+        whether it is a new one.
+        """
         facts = self._of(replica)
-        wait = min(FIRST_FAULT_BAR * 2.0 ** min(facts.faults, 16), LONGEST_FAULT_BAR)
+        if facts.barred_until > now and facts.bar in FAULTS:
+            return False
+        first = FIRST_HUNG_BAR if hung else FIRST_FAULT_BAR
+        wait = min(first * 2.0 ** min(facts.faults, 16), LONGEST_FAULT_BAR)
         facts.faults += 1
         facts.probing = False
         facts.judged(now, bad=1.0)
-        self._bar(facts, now + wait, "hung" if hung else "failed")
+        self._bar(facts, now + wait, HUNG if hung else FAILED)
+        return True
 
     def renewed(self, replica: PeerId) -> None:
         """Note that the node began a new run: nothing of the former one holds, but for what we wait for."""
@@ -280,6 +296,8 @@ class Standings:
         closed, until = "", 0.0
         if facts.barred_until > now:
             closed, until = facts.bar, facts.barred_until
+            if closed == REFUSED and load is not None and load.serving in GONE:
+                closed = load.serving.name.lower()  # which is why it refused
         elif facts.probing:
             closed, until = PROBING, now + SHORTEST_BAR
         elif load is not None and not load.open:

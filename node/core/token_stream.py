@@ -18,7 +18,7 @@ import msgspec
 
 from node.core.continuation import Mark, Told
 from node.core.resumable import Terms
-from node.core.sse_events import data_of, events_of
+from node.core.sse_events import data_of, events_of, is_quiet
 
 IDS_BYTES: Final = 1024 * 1024  # of an answer's ids as text: some 150,000 tokens
 TAIL: Final = 64  # blocks kept, each an event or a few
@@ -44,6 +44,10 @@ _PROMPT: Final = b'"prompt_token_ids":['
 _PROMPT_ANY: Final = re.compile(rb'"prompt_token_ids"\s*:\s*\[([^\]\["]*)\]')
 _NO_CHOICE: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _NULL: Final = b"null"
+_END: Final = b"\n\n"
+_BEGIN: Final = b"data: {"
+_NEXT: Final = _END + _BEGIN
+_OBJECT: Final = re.compile(rb"\s*\{.*\}\s*", re.DOTALL)
 NO_IDS: Final = "its engine told token ids that are none"
 
 
@@ -63,7 +67,7 @@ class TokenStream:
         self._whole = True  # whether the tail is all that there was
         self._lost = ""
         self.deaf = False  # the engine sends no ids: nothing need pass here any more
-        self.failure = b""  # the event by which the engine told that it failed; what follows it is nothing
+        self.failure = b""  # the event by which the engine told that it failed, or garbage; what follows it is nothing
 
     @property
     def begun(self) -> bool:
@@ -77,7 +81,7 @@ class TokenStream:
             return self._with_care(block)
         ids, terms = self._ids, self._terms
         end = block.find(b"]", at)
-        if end < 0:
+        if end < 0 or not _is_common(block):
             return self._with_care(block)
         self._tail.append((len(ids), block))
         self._tail_bytes += len(block)
@@ -145,7 +149,9 @@ class TokenStream:
             return _ANY.sub(_nothing, block) if self._prompt is not None and not self._terms.ids_wanted else block
         for number, each in enumerate(events):
             data = data_of(each)
-            if data is not None and _ERROR.match(data):
+            # What cannot be continued passes as it comes: part of an event may have gone out before this.
+            garbage = not self._lost and _is_garbage(each, data)
+            if garbage or (data is not None and _ERROR.match(data)):
                 self.failure = b"".join(events[number:])
                 break
             out.append(self._one(each, data))
@@ -191,6 +197,10 @@ class TokenStream:
         self._ids.clear()
 
 
+class Garbage(ValueError):
+    """What should be an event is none: no engine in its senses says that."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """What one event says of the one choice.
@@ -217,17 +227,17 @@ def piece_of(each: bytes) -> Piece | None:
     """Read an event of a chat or a completion; None of one that says nothing.
 
     Raises:
-        ValueError: it is none, or says what a continuation could not go on with.
+        Garbage: it is none.
+        ValueError: it says what a continuation could not go on with.
     """
     data = data_of(each)
+    if data is None and not is_quiet(each):
+        raise Garbage("no event")
     if data is None:
         return None
     if data == b"[DONE]":
         return Piece(done=True, whole={})
-    try:
-        whole = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError("no JSON object") from error
+    whole = _whole(data)
     choices = whole.get("choices")
     if choices == []:
         usage = whole.get("usage")
@@ -247,6 +257,13 @@ def piece_of(each: bytes) -> Piece | None:
     return Piece(
         text=text or "", ids=cast("list[int] | None", ids), finish=finish, stop=only.get("stop_reason"), whole=whole
     )
+
+
+def _whole(data: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Garbage("no JSON object") from error
 
 
 class Reader:
@@ -298,6 +315,22 @@ def _prompt_of(each: bytes) -> tuple[bytes | None, bytes]:
             return None, each
         at, end = found.span(1)
     return each[at:end], each[: at - 1] + _NULL + each[end + 1 :]
+
+
+def _is_common(block: bytes) -> bool:
+    """Whether a block, with a list of ids in it, is one event or more of the common kind and nothing else."""
+    if not (block.startswith(_BEGIN) and block.endswith(_END)):
+        return False
+    ends = block.count(_END)
+    # Where there are fewer lists than events, one of another kind is among them.
+    return ends == 1 or (block.count(_NEXT) == ends - 1 and ends <= block.count(_IDS))
+
+
+def _is_garbage(each: bytes, data: bytes | None) -> bool:
+    """Whether this can be no event of an answer: by its ends alone, for the first may hold a hundred thousand ids."""
+    if data is None:
+        return not is_quiet(each)
+    return data != b"[DONE]" and _OBJECT.fullmatch(data) is None
 
 
 def _nothing(match: re.Match[bytes]) -> bytes:

@@ -58,6 +58,7 @@ class Wanted:
         body_bytes: what is sent to a peer.
         marks: of the body's beginnings (`node.core.affinity`).
         single: whether it asks for one answer to one prompt: of several together, no time is that of one.
+        most_tokens: of the answer, that it asks for at most; 0 where it does not say.
     """
 
     model: str = ""
@@ -68,6 +69,7 @@ class Wanted:
     aims: Aims = FASTEST
     marks: Marks = NO_MARKS
     single: bool = True
+    most_tokens: int = 0
 
 
 class Wish(Protocol):

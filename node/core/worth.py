@@ -67,13 +67,36 @@ def device_cost(forecast: Forecast, expected: Floats) -> Floats:
     cost what those do in the middle: to say nothing is not to be free.
     """
     candidates = forecast.candidates
-    cost = np.log(_engine_seconds(forecast, expected)) + np.log(candidates.devices) - np.log(forecast.load)
+    cost = _throughput(forecast, expected)
     told = ~np.isnan(candidates.price)
     if told.any():
         usual = float(np.median(candidates.price[told]))
         price = np.where(told, candidates.price, usual) / SECONDS_PER_HOUR
         cost += np.log(np.maximum(price, 1e-12))
     return cost
+
+
+def amounts(forecast: Forecast) -> Floats:
+    """Return what each candidate's answer is foretold to be owed for, in the swarm's unit, shape (n,).
+
+    Its share of the devices while it is there, at the price that is told. The own engine is owed nothing, and so is who
+    tells no price: nobody owes what nobody asked for (unlike in `device_cost`, which weighs what is likely).
+    """
+    candidates = forecast.candidates
+    price = np.nan_to_num(candidates.price, nan=0.0)
+    if candidates.local is not None:
+        price[candidates.local] = 0.0
+    stay = np.maximum(forecast.total - forecast.net, 0.0)
+    return price / SECONDS_PER_HOUR * candidates.devices * stay / forecast.load
+
+
+def between_endings(forecast: Forecast) -> Floats:
+    """Return the seconds from one answer's end to the next one's at each candidate, shape (n,).
+
+    That is when one that has all the prompts that it takes will take another.
+    """
+    together = np.minimum(forecast.load, forecast.columns[Column.SLOTS])
+    return (forecast.parts[FIRST] + forecast.parts[TOKEN]) / np.maximum(together, 1.0)
 
 
 def kept(forecast: Forecast) -> Floats:
@@ -110,19 +133,28 @@ def _tail(forecast: Forecast, expected: Floats) -> Floats:
 
 def _throughput(forecast: Forecast, expected: Floats) -> Floats:
     """Return device-seconds: what is least of them leaves the swarm most for others."""
-    return np.log(_engine_seconds(forecast, expected)) + np.log(forecast.candidates.devices) - np.log(forecast.load)
+    return np.log(_stay(forecast, expected)) + np.log(forecast.candidates.devices) - np.log(_sharing(forecast))
 
 
 def _energy(forecast: Forecast, expected: Floats) -> Floats:
-    together = np.log2(forecast.load)
+    sharing = _sharing(forecast)
+    together = np.log2(sharing)
     power = IDLE_POWER + POWER_STEP * np.minimum(together, (1.0 - IDLE_POWER) / POWER_STEP)
     watts = forecast.candidates.watts * power
-    return np.log(_engine_seconds(forecast, expected)) + np.log(watts) - np.log(forecast.load)
+    return np.log(_stay(forecast, expected)) + np.log(watts) - np.log(sharing)
 
 
-def _engine_seconds(forecast: Forecast, expected: Floats) -> Floats:
-    """Return the seconds at the engine: not on the way, not in its queue."""
-    return np.maximum(expected - forecast.net - forecast.turn, 1e-6)
+def _sharing(forecast: Forecast) -> Floats:
+    """Return among how many a candidate's devices are shared: who waits for a slot has no part in them."""
+    return np.maximum(np.minimum(forecast.load, forecast.columns[Column.SLOTS]), 1.0)
+
+
+def _stay(forecast: Forecast, expected: Floats) -> Floats:
+    """Return the seconds from a prompt's coming to its answer's end, not on the way. Waiting counts like work.
+
+    Without that the longest queue would be the cheapest, and whoever looks at prices would stand in it for ever.
+    """
+    return np.maximum(expected - forecast.net, 1e-6)
 
 
 _COSTS: Final[Mapping[str, Callable[[Forecast, Floats], Floats]]] = {

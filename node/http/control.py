@@ -13,6 +13,7 @@ from starlette.routing import Route, Router
 
 from node.core.endpoints import Dialect
 from node.errors import Refusal, Unavailable
+from node.http.account import account_routes
 from node.http.asgi import App
 from node.http.errors import envelope, invalid
 from node.http.intake import ClientGone, read_body
@@ -47,6 +48,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
     tuner: TunerPower | None = None,
     owner: OwnerPower | None = None,
     accounts: AccountBook | None = None,
+    account: Callable[[], Mapping[str, Any]] | None = None,
 ) -> App:
     """Return the application of the control socket.
 
@@ -62,6 +64,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
         tuner: what chooses the engine's strategy; likewise.
         owner: pauses the engine and lets it go on; likewise.
         accounts: of the last decisions. None on a node by itself.
+        account: the document of `metainf account --json`; likewise.
     """
 
     async def get_status(_: Request) -> JSONResponse:
@@ -88,6 +91,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
             Route("/records", _record_intake(admit), methods=["POST"]),
             *tuner_routes(tuner, owner),
             *routing_routes(accounts),
+            *account_routes(account),
         ],
         default=api,
     )

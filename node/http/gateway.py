@@ -23,7 +23,7 @@ from node.core.endpoints import Dialect, Route
 from node.core.peek import peek
 from node.core.prompt import Headers, Prompt
 from node.core.quota import UNLIMITED, Exceeded, Quotas
-from node.core.sse_events import EventHolder
+from node.core.sse_events import EventHolder, is_event_stream
 from node.core.usage import UsageMeter
 from node.errors import Broken, Refusal, Refused
 from node.http.asgi import HeaderList, Receive, Scope, Send, cancels_when_gone, reply
@@ -33,9 +33,8 @@ from node.http.cors import allowed_origin, response_headers
 from node.http.errors import envelope, no_answer, retry_header, stream_error
 from node.http.intake import ClientGone, Offence, forbidden, read_body, request_id, travelling, via
 from node.http.metrics import HttpMetrics
-from node.ports import Answer, EngineBoard, Replica, Served, ServedAnswer
+from node.ports import EngineBoard, Replica, Served, ServedAnswer
 
-EVENT_STREAM = b"text/event-stream"
 LISTING = frozenset({"/v1/models", "/v1/models/{id}"})
 # Of this hop, or written here in their place; what an engine may believe of itself stays its own business.
 _NOT_PASSED = frozenset({b"server", b"date", b"x-request-id", b"connection", b"keep-alive", b"transfer-encoding"})
@@ -203,7 +202,7 @@ class Gateway:
 
     async def _pass_on(self, course: _Course, answer: ServedAnswer, send: Send) -> None:
         head_at = self._clock()
-        course.streamed = _is_event_stream(answer)
+        course.streamed = is_event_stream(answer.headers)
         holder = EventHolder() if course.streamed else None
         tail = data = b""
         while True:
@@ -287,10 +286,6 @@ async def _until_gone(receive: Receive, work: trio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     work.cancel()
-
-
-def _is_event_stream(answer: Answer) -> bool:
-    return any(name == b"content-type" and value.lower().startswith(EVENT_STREAM) for name, value in answer.headers)
 
 
 def _path_headers(served: Served, *, show_node: bool) -> Headers:

@@ -74,7 +74,7 @@ def summary(account: Account, now: float) -> dict[str, Any]:
     """Return one line of the list: who answered, what was foretold of it, and what came. Seconds."""
     route = account.route
     forecast = route.forecast if route is not None else None
-    last = account.attempts[-1] if account.attempts else None
+    last = account.last
     guess = forecast.guess(last.replica) if forecast is not None and last is not None else None
     refused = route.reason if route is not None and not account.attempts else ""
     return {
@@ -99,13 +99,40 @@ def summary(account: Account, now: float) -> dict[str, Any]:
     }
 
 
-def routing_facts(experience: Experience, accounts: AccountBook, *, resumed: int) -> dict[str, Any]:
-    """Return the block `routing` of `metainf status --json`. `resumed`: prompts that somebody else went on with."""
+def routing_facts(
+    experience: Experience,
+    accounts: AccountBook,
+    *,
+    resumed: int,
+    hedged: int = 0,
+    hedges_won: int = 0,
+    clock: Callable[[], float] = trio.current_time,
+) -> dict[str, Any]:
+    """Return the block `routing` of `metainf status --json`.
+
+    Args:
+        resumed: prompts that somebody else went on with.
+        hedged: those that somebody else was asked as well, because the first byte was late; and those answered there.
+        clock: the one that answers are noted by; asked only while something has drifted.
+    """
     facts = experience.facts()
+    drifts = {
+        name: {
+            "factor": _rounded(drift.factor),
+            "coverage_90": _rounded(drift.coverage),
+            "for_s": _rounded(clock() - drift.since),
+            "remedy": drift.remedy,
+        }
+        for name, each in (("ttft", experience.ttft), ("tpot", experience.tpot))
+        if (drift := each.drift()) is not None
+    }
     return facts | {
-        "drifted": [name for name, each in (("ttft", experience.ttft), ("tpot", experience.tpot)) if each.drifted],
+        "drifted": list(drifts),
+        "drift": drifts,
         "decisions": dict(accounts.decisions),
         "resumed": resumed,
+        "hedged": hedged,
+        "hedges_won": hedges_won,
         "kept": len(accounts),
     }
 

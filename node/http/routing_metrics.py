@@ -24,6 +24,11 @@ REASONS: Final = (
     "stranger", "via",
 )  # fmt: skip
 OTHER: Final = "other"
+COUNTS: Final[Mapping[str, str]] = {
+    "resumed": "Prompts whose answers broke off and went on elsewhere.",
+    "hedged": "Prompts whose first byte was late, and which somebody else was asked as well.",
+    "hedges_won": "Prompts that the one answered who was asked as well.",
+}
 
 
 class RoutingMetrics:
@@ -55,9 +60,8 @@ class RoutingMetrics:
                     gauge.add_metric((quantity,), float(facts[quantity][key]))
             yield gauge
         yield _decisions(facts["decisions"])
-        yield CounterMetricFamily(
-            "metainf_route_resumed", "Prompts whose answers broke off and went on elsewhere.", value=facts["resumed"]
-        )
+        for key, meaning in COUNTS.items():
+            yield CounterMetricFamily(f"metainf_route_{key}", meaning, value=facts[key])
 
 
 def _decisions(counts: Mapping[str, int]) -> Metric:

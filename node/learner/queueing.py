@@ -41,6 +41,7 @@ WAVES: Final = 32  # slices of the arrivals of an open load
 SLICES: Final = 120  # altogether, at most
 TURNOVER: Final = 0.35  # of those in decode that leave in one slice of a closed load
 TAIL: Final = 1.6  # p95 of the time in decode, of its mean
+ROUNDING: Final = 1e-9  # of a tank: less is an error of arithmetic (1e-16 for each slice), and no fluid
 WAIT_TAIL: Final = 1.9  # p95 of a wait in a queue that grows, of its mean
 POWER_IDLE: Final = 0.54  # of TDP; fitted on published joules, see learner.md
 POWER_PER_DOUBLING: Final = 0.04
@@ -276,7 +277,9 @@ class _Run:
     def _account(self, span: Floats, coming: Floats, filled: Floats, left: Floats, active: Floats) -> None:
         again = np.where(self.closed, np.minimum(left, self.requests - self.arrived), 0.0)
         after = self.prefill + coming - filled
-        backlog = (self.prefill + np.maximum(after, 0.0)) / 2 * np.where(after > 0, 1.0, active)
+        # Where the prompts fit into the slice `after` is nothing, but for what rounding leaves of it: no wait is that.
+        left_over = after > ROUNDING * (self.prefill + coming)
+        backlog = (self.prefill + np.maximum(after, 0.0)) / 2 * np.where(left_over, 1.0, active)
         waiting = (self.queue + backlog) * span
         self.area_before, self.area_engine = self.area_before + waiting, self.area_engine + backlog * span
         self.area_prefilling = self.area_prefilling + active * span

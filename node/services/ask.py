@@ -5,10 +5,10 @@ is here, nothing has been told to anybody, so an attempt that fails is followed 
 never hears of it. From the first byte on the answer is this replica's, and if it breaks off, that is told.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from secrets import token_bytes
+from types import TracebackType
 
 import trio
 
@@ -17,37 +17,24 @@ from node.core.candidates import Offering
 from node.core.endpoints import generates
 from node.core.experience import Experience
 from node.core.explanation import Account, Accounts
+from node.core.hedging import PERCENT, Budget
 from node.core.peerbook import Change, Peerbook
 from node.core.prompt import Prompt, RequesterKind
-from node.core.router import Choice, Route, Router
+from node.core.router import Router
 from node.core.standings import Standings
 from node.core.stored import StoredAnswers
-from node.core.wanted import Wish
-from node.errors import Broken, Refusal, Refused, Unreachable
-from node.ports import Replica, Served, ServedAnswer, Streams, Swarm
-from node.services.ask_note import End, Noted, Notes
-from node.services.ask_peer import AskPatience, EngineLost, Flight, PeerAnswer, PeerAsker, Watch
-from node.services.ask_verdict import Tried, away
-from node.services.ask_whom import Whom, unpinned
+from node.errors import Broken, Refused
+from node.ports import Replica, ServedAnswer, Streams, Swarm
+from node.services.ask_hedged import Hedger
+from node.services.ask_means import Purse
+from node.services.ask_note import End, Noted, Spent
+from node.services.ask_one import Course, Means
+from node.services.ask_peer import AskPatience, PeerAsker, Watch
+from node.services.ask_rounds import AskHold, Attempts, Rounds
+from node.services.ask_verdict import Tried
+from node.services.ask_whom import Whom
 from protocol.ids import ContentDigest, ModelName, PeerId
-from protocol.limits import ATTEMPT_MAX
 from protocol.load import Load
-
-SOON = 5  # s of Retry-After where nobody said when
-AGAIN = 1.0  # s between decisions about a prompt that waits for a peer to take prompts again
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskHold:
-    """How prompts wait for a peer that takes nothing for the moment, where nobody else may answer.
-
-    Attributes:
-        longest: seconds from their coming.
-        prompts: that wait so together; beyond that they are refused.
-    """
-
-    longest: float = 120.0
-    prompts: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +48,8 @@ class AskCounts:
         refused: nobody would.
         abandoned: the client left before the end.
         retried: attempts that were followed by another one elsewhere.
+        hedged: prompts whose first byte was late, and which somebody else was asked as well.
+        hedges_won: those of them that the second answered.
     """
 
     running: int
@@ -69,6 +58,8 @@ class AskCounts:
     refused: int
     abandoned: int
     retried: int
+    hedged: int = 0
+    hedges_won: int = 0
 
 
 class SwarmReplica:
@@ -98,6 +89,10 @@ class SwarmReplica:
         edition: Callable[[], int] | None = None,
         own_offering: Callable[[], Offering] | None = None,
         sent: Callable[[PeerId, int, float], None] = lambda _peer, _bytes, _seconds: None,
+        hedge_percent: float = PERCENT,
+        own_names: Callable[[], Iterable[str]] = tuple,
+        purse: Purse | None = None,
+        spent: Spent | None = None,
     ) -> None:
         """Prepare.
 
@@ -113,13 +108,13 @@ class SwarmReplica:
             edition: changes whenever the book does (`node.services.ask_whom.Whom`).
             own_offering: what this node's own engine costs.
             sent: gets how many bytes of a prompt went to a peer, and in how many seconds.
+            hedge_percent: of the prompts, somebody else is asked as well where the first byte is late.
+            own_names: of all models that this node's engine answers for; none where that is not known.
+            purse: limits what is owed to peers; None: nothing does.
+            spent: gets what each attempt used, once it is over.
         """
-        self._me = me
-        self._local = local
-        self._standings = standings
-        self._hold = hold or AskHold()
         self._clock = clock
-        self._stored = StoredAnswers()
+        stored = StoredAnswers()
         self.experience = experience or Experience(key=token_bytes(32))
         self.accounts = Accounts()
         self._whom = Whom(
@@ -129,7 +124,7 @@ class SwarmReplica:
             own_digest=own_digest,
             book=book,
             standings=standings,
-            stored=self._stored,
+            stored=stored,
             access=access,
             router=router,
             watch=watch,
@@ -137,8 +132,10 @@ class SwarmReplica:
             experience=self.experience,
             edition=edition,
             own_offering=own_offering,
+            own_names=own_names,
+            purse=purse,
         )
-        self._peers = PeerAsker(
+        peers = PeerAsker(
             streams=streams,
             swarm=swarm,
             book=book,
@@ -149,9 +146,25 @@ class SwarmReplica:
             clock=clock,
             sent=sent,
         )
-        self._holding = 0
-        self._running = self._served = self._failed = self._refused = self._abandoned = self._retried = 0
+        means = Means(
+            me=me,
+            local=local,
+            peers=peers,
+            whom=self._whom,
+            stored=stored,
+            standings=standings,
+            experience=self.experience,
+            clock=clock,
+            spent=spent,
+        )
+        self._hedger = Hedger(Budget(percent=hedge_percent), clock=clock)
+        self._rounds = Rounds(means=means, accounts=self.accounts, hedger=self._hedger, hold=hold or AskHold())
+        self._running = self._served = self._failed = self._refused = self._abandoned = 0
         self._generating = self._generating_seen = 0
+
+    async def run(self) -> None:
+        """Have second replicas asked where a first byte is late; return never. All else goes without it."""
+        await self._hedger.run()
 
     def generating_running(self) -> int:
         """Count the prompts for endpoints that generate which are owed an answer now, whoever gives it."""
@@ -169,7 +182,9 @@ class SwarmReplica:
             failed=self._failed,
             refused=self._refused,
             abandoned=self._abandoned,
-            retried=self._retried,
+            retried=self._rounds.retried,
+            hedged=self._hedger.hedged,
+            hedges_won=self._hedger.won,
         )
 
     def serves(self) -> bool:
@@ -180,8 +195,7 @@ class SwarmReplica:
         """Tell whether a peer that this node may ask would take a prompt for that model now."""
         return self._whom.others_serve(model, self._clock())
 
-    @asynccontextmanager
-    async def answer(self, prompt: Prompt) -> AsyncIterator[ServedAnswer]:
+    def answer(self, prompt: Prompt) -> "_Visit":
         """See `node.ports.Replica.answer`; entered once the first bytes of the body are here as well.
 
         Raises:
@@ -191,18 +205,24 @@ class SwarmReplica:
             Broken: everybody who took the prompt broke off.
         """
         assert prompt.requester.kind is not RequesterKind.PEER  # noqa: S101 -- what peers ask goes to our engine alone
-        works = generates(prompt.path)
+        return _Visit(self, prompt)
+
+    # What follows is `_Visit`'s.
+
+    async def enter(self, visit: "_Visit") -> Noted:
+        """Have a prompt answered, until the first bytes are here."""
+        prompt, end = visit.prompt, visit.end
+        works = visit.works = generates(prompt.path)
         self._running += 1
         self._generating += works
         self._generating_seen += works
-        end = End()
-        account = self.accounts.open(prompt.request_id, self._clock())
+        account = visit.account = self.accounts.open(prompt.request_id, self._clock())
+        here = False
         try:
-            async with AsyncExitStack() as stack:
-                answer = await self._first_good(prompt, stack, end, account)
-                end.interrupted = True
-                yield answer
-                end.interrupted = False
+            course = Course(prompt=prompt, account=account, tried=Tried(), end=end)
+            visit.attempts = attempts = Attempts(self._rounds, course)
+            answer = await attempts.first()
+            here = True
         except Refused:
             end.refused = True
             raise
@@ -210,10 +230,30 @@ class SwarmReplica:
             end.broken = True
             raise
         finally:
-            self._running -= 1
-            self._generating -= works
-            self._count(end)
-            account.close()
+            if not here:
+                if visit.attempts is not None:
+                    visit.attempts.abandon()
+                self._over(visit)
+        return answer
+
+    async def exit(self, visit: "_Visit", error: BaseException | None) -> None:
+        """Leave an answer, whatever became of it."""
+        end = visit.end
+        end.interrupted = error is not None
+        try:
+            assert visit.attempts is not None  # noqa: S101 -- entered
+            await visit.attempts.leave(error)
+        finally:
+            end.refused = isinstance(error, Refused)
+            end.broken = end.broken or isinstance(error, Broken)
+            self._over(visit)
+
+    def _over(self, visit: "_Visit") -> None:
+        self._running -= 1
+        self._generating -= visit.works
+        self._count(visit.end)
+        if visit.account is not None:
+            visit.account.close()
 
     def _count(self, end: End) -> None:
         if end.refused:
@@ -225,107 +265,24 @@ class SwarmReplica:
         else:
             self._abandoned += 1
 
-    async def _first_good(self, prompt: Prompt, stack: AsyncExitStack, end: End, account: Account) -> Noted:
-        """Enter, on the stack, the first attempt that brings a byte."""
-        tried, until = Tried(), self._clock() + self._hold.longest
-        if prompt.deadline is not None:
-            until = min(until, prompt.deadline)
-        wish = self._whom.wish(prompt)
-        while True:
-            route, gone = self._route(prompt, wish)
-            if gone is not None and not tried.attempts:
-                route = Route(choices=self._whom.knock(prompt, self._clock()))
-            self.accounts.decided(account, route)
-            if not (tried.attempts and self._away(route.choices)):
-                answer = await self._first_of(route, prompt, tried, stack, end, account)
-                if answer is not None:
-                    return answer
-            if not self._worth_waiting(prompt, tried, until):
-                raise tried.after(gone)
-            self._holding += 1
-            try:
-                await trio.sleep(AGAIN)
-            finally:
-                self._holding -= 1
 
-    def _route(self, prompt: Prompt, wish: Wish) -> tuple[Route, Refusal | None]:
-        """Return whom to try, or why there is nobody."""
-        try:
-            return self._whom.route(prompt, wish, self._clock()), None
-        except Refused as refused:
-            return Route(choices=(), reason=refused.refusal.code or ""), refused.refusal
+class _Visit:
+    """One prompt and its answer, as a context. A class by hand: a generator made into one costs five times as much."""
 
-    def _worth_waiting(self, prompt: Prompt, tried: Tried, until: float) -> bool:
-        """Whether to decide anew in a moment: a peer that may answer takes nothing now, and will again."""
-        now = self._clock()
-        if now + AGAIN >= until or tried.hopeless or tried.attempts >= ATTEMPT_MAX:
-            return False
-        return self._holding < self._hold.prompts and self._whom.awaited(prompt, now)
+    __slots__ = ("_replica", "account", "attempts", "end", "prompt", "works")
 
-    def _away(self, choices: tuple[Choice, ...]) -> bool:
-        """Whether there is nobody but peers that take nothing for the moment: named ones, or a stored answer's."""
-        now = self._clock()
-        return all(
-            each.replica != self._me and self._standings.standing(each.replica, now).returning for each in choices
-        )
+    def __init__(self, replica: SwarmReplica, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.works = False
+        self.end = End()
+        self.account: Account | None = None
+        self.attempts: Attempts | None = None
+        self._replica = replica
 
-    async def _first_of(
-        self, route: Route, prompt: Prompt, tried: Tried, stack: AsyncExitStack, end: End, account: Account
-    ) -> Noted | None:
-        """Try them in order; None where all refused or broke off, which is noted."""
-        for choice in route.choices:
-            self._retried += tried.attempts > 0
-            tried.attempts += 1
-            # In one go with the decision: the next prompt's is made with this one counted.
-            flight = Flight(self._standings, choice.replica, self._clock())
-            notes = Notes(self.experience, self._standings, route, choice, prompt, account, self._clock)
-            try:
-                attempt = self._attempt(prompt, choice, tried.attempts, flight, notes, end)
-                return await stack.enter_async_context(attempt)
-            except Refused as refused:
-                notes.outcome("refused")
-                tried.refusals.append(refused.refusal)
-            except Unreachable:
-                notes.outcome("unreachable")
-                tried.refusals.append(away("unreachable", SOON))
-            except Broken as broken:
-                notes.outcome("broken")
-                tried.broken.append(broken)
-                tried.lost += choice.replica == self._me or isinstance(broken, EngineLost)
-            late = prompt.deadline is not None and self._clock() >= prompt.deadline
-            if late or tried.hopeless or tried.attempts >= ATTEMPT_MAX:
-                break
-        return None
+    async def __aenter__(self) -> ServedAnswer:
+        return await self._replica.enter(self)
 
-    @asynccontextmanager
-    async def _attempt(
-        self, prompt: Prompt, choice: Choice, attempts: int, flight: Flight, notes: Notes, end: End
-    ) -> AsyncIterator[Noted]:
-        try:
-            if choice.replica == self._me:
-                async with self._local.answer(self._whom.for_us(prompt)) as answer:
-                    first = await notes.first(answer, answer.receive)
-                    self._stored.note(prompt, first, self._me)
-                    served = replace(answer.served, reason=choice.reason, attempts=attempts, foretold=notes.foretold)
-                    yield Noted(answer, first, served, end, notes)
-            else:
-                sent = unpinned(prompt)
-                async with self._peers.answer(choice.replica, sent, attempt=attempts, flight=flight) as answer:
-                    first = await notes.first(answer, answer.begin)
-                    self._stored.note(prompt, first, choice.replica)
-                    served = _served(choice, attempts, answer, prompt, notes)
-                    yield Noted(answer, first, served, end, notes)
-        finally:
-            notes.over(end)
-            flight.end()
-
-
-def _served(choice: Choice, attempts: int, answer: PeerAnswer, prompt: Prompt, notes: Notes) -> Served:
-    return Served(
-        node=str(choice.replica),
-        reason=choice.reason,
-        attempts=attempts,
-        model=answer.model or prompt.model,
-        strategy=answer.strategy,
-        foretold=notes.foretold,
-    )
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._replica.exit(self, error)

@@ -6,10 +6,9 @@ are looked for once, at the end. Where nothing had been foretold (there was no c
 
 from collections.abc import Awaitable, Callable
 from math import inf
+from typing import Protocol
 
-import trio
-
-from node.core.answer_meter import MICRO, AnswerMeter
+from node.core.answer_meter import MICRO, AnswerMeter, Measured
 from node.core.endpoints import dialect_of
 from node.core.experience import Experience
 from node.core.explanation import Account, Attempt
@@ -19,11 +18,22 @@ from node.core.standings import Standings
 from node.errors import Broken
 from node.ports import Answer, Served
 from node.services.passing import Passing
+from protocol.ids import PeerId
 
 LOOK_AFTER = 2.0  # s of a stream, then 4, 8 and so on, after which its pace is looked at before its end
 SLOW = 4.0  # times what was foretold that it must be by to be noted then: an event may hold as many tokens
 LEAST_EVENTS = 4
 ATTEMPTS = 16  # told of in one account
+
+
+class Spent(Protocol):
+    """Gets what an attempt has used of a replica once it is over."""
+
+    def __call__(
+        self, replica: PeerId, seconds: float, *, begun: bool, prompt_tokens: int = 0, output_tokens: int = 0
+    ) -> None:
+        """Note it; `begun`: whether anything of an answer came. Tokens are 0 where they are not known."""
+        ...
 
 
 class End:
@@ -42,8 +52,8 @@ class Notes:
     """What one attempt tells."""
 
     __slots__ = (
-        "_attempt", "_begun", "_clock", "_experience", "_guess", "_look_at", "_look_for", "_meter", "_standings",
-        "_ticket",
+        "_attempt", "_begun", "_clock", "_experience", "_look_at", "_look_for", "_measured", "_meter", "_spent",
+        "_standings", "_streams", "_ticket", "guess",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 -- what an attempt is about, each by itself
@@ -55,13 +65,16 @@ class Notes:
         prompt: Prompt,
         account: Account,
         clock: Callable[[], float],
+        spent: Spent | None = None,
     ) -> None:
-        """Begin when the replica is about to be asked, and counted as such."""
+        """Begin when the replica is about to be asked, and counted as such. `guess`: what was foretold, if anything."""
         now = clock()
         self._experience = experience
         self._standings = standings
         self._clock = clock
-        self._guess = route.forecast.guess(choice.replica) if route.forecast is not None else None
+        self._spent = spent
+        self.guess = route.forecast.guess(choice.replica) if route.forecast is not None else None
+        self._streams = prompt.stream
         self._attempt = Attempt(replica=choice.replica, reason=choice.reason, asked_at=now)
         if len(account.attempts) < ATTEMPTS:
             account.attempts.append(self._attempt)
@@ -70,8 +83,11 @@ class Notes:
         self._look_at = inf
         self._ticket: int | None = None
         self._meter: AnswerMeter | None = None
-        if self._guess is not None:
-            self._ticket = standings.expect(choice.replica, now, self._guess.first_byte, self._guess.uncached)
+        self._measured: Measured | None = None
+        if self.guess is not None:
+            # Of an answer that is no stream the first byte comes with the last.
+            due = self.guess.first_byte if prompt.stream else self.guess.total
+            self._ticket = standings.expect(choice.replica, now, due, self.guess.uncached)
             self._meter = AnswerMeter(began=now, dialect=dialect_of(prompt.path))
 
     @property
@@ -82,7 +98,12 @@ class Notes:
     @property
     def foretold(self) -> tuple[float, float] | None:
         """Seconds to the first token and to the last, as foretold; None where nothing was."""
-        return None if self._guess is None else (self._guess.first_byte, self._guess.total)
+        return None if self.guess is None else (self.guess.first_byte, self.guess.total)
+
+    @property
+    def asked_at(self) -> float:
+        """When the replica was asked."""
+        return self._attempt.asked_at
 
     def now(self) -> float:
         """Return the time that pieces are measured by."""
@@ -127,10 +148,19 @@ class Notes:
         """Note that the attempt is over; where the answer had begun, `end` says how."""
         if self._begun:
             self.outcome("answered" if end.whole else "broken" if end.broken else "abandoned")
-        elif self._guess is not None:
+        elif self.guess is not None and self._streams:
             now = self._clock()
-            self._experience.waited(self._guess, now - self._attempt.asked_at, now)
+            self._experience.waited(self.guess, now - self._attempt.asked_at, now)
         self._heard()
+        if self._spent is not None:
+            measured = self._measured
+            self._spent(
+                self._attempt.replica,
+                self._clock() - self._attempt.asked_at,
+                begun=self._begun,
+                prompt_tokens=(measured and measured.prompt_tokens) or 0,
+                output_tokens=(measured and measured.output_tokens) or 0,
+            )
 
     def _heard(self) -> None:
         if self._ticket is not None:
@@ -141,59 +171,57 @@ class Notes:
         took = content_at - self._attempt.asked_at
         self._attempt.ttft = took
         self._look_at = now + self._look_for
-        if self._guess is not None:
-            self._experience.began(self._guess, took, now)
+        if self.guess is not None:
+            self._experience.began(self.guess, took, now)
 
     def _look(self, meter: AnswerMeter, now: float) -> None:
         """Have a stream that crawls noted while it does: its end may be minutes away."""
         self._look_for *= 2.0
         self._look_at = now + self._look_for
-        if self._guess is None or self._guess.guesses or meter.content_at is None or meter.events < LEAST_EVENTS:
+        if self.guess is None or self.guess.guesses or meter.content_at is None or meter.events < LEAST_EVENTS:
             return
         pace = (now - meter.content_at) / meter.events
-        if pace > SLOW * self._guess.token:
-            self._experience.went_on(self._guess, pace, now)
+        if pace > SLOW * self.guess.token:
+            self._experience.went_on(self.guess, pace, now)
 
     def _whole(self, now: float) -> None:
         assert self._meter is not None  # noqa: S101 -- nobody else asks
         self._attempt.latency = now - self._attempt.asked_at
-        measured = self._meter.measured()
-        if measured is None or self._guess is None:
+        measured = self._measured = self._meter.measured()
+        if measured is None or self.guess is None:
             return
         if measured.tpot is not None:
             self._attempt.tpot = measured.tpot / MICRO
         self._attempt.output_tokens = measured.output_tokens
-        self._experience.ended(self._guess, measured, now)
+        self._experience.ended(self.guess, measured, now)
 
 
 class Noted(Passing):
     """An answer whose first bytes are here already, and which notes how it ended."""
 
-    __slots__ = ("_end", "_first", "_notes")
+    __slots__ = ("_end", "_first", "_measures", "_notes")
 
     def __init__(self, answer: Answer, first: bytes, served: Served, end: End, notes: Notes) -> None:
         super().__init__(answer, served)
         self._first: bytes | None = first
         self._end = end
         self._notes = notes
+        self._measures = notes.measures
 
     async def receive(self) -> bytes:
-        """See `node.ports.Answer`."""
-        if self._first is not None:
-            data, self._first = self._first, None
-            await trio.lowlevel.checkpoint()
-        elif self._notes.measures:
-            asked = self._notes.now()
-            data = await self._receive()
-            self._notes.piece(data, asked)
+        """See `node.ports.Answer`. No checkpoint before the first bytes, which have been waited for already."""
+        data = self._first
+        if data is not None:
+            self._first = None
         else:
-            data = await self._receive()
-        self._end.whole = not data
+            asked = self._notes.now() if self._measures else 0.0
+            try:
+                data = await self._answer.receive()
+            except Broken:
+                self._end.broken = True
+                raise
+            if self._measures:
+                self._notes.piece(data, asked)
+        if not data:
+            self._end.whole = True
         return data
-
-    async def _receive(self) -> bytes:
-        try:
-            return await self._answer.receive()
-        except Broken:
-            self._end.broken = True
-            raise

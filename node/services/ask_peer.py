@@ -1,65 +1,39 @@
-"""One prompt at one peer: said over a stream, its answer taken as it comes, and what that tells of the peer noted.
+"""One prompt at one peer: a stream to it, the prompt said over it, and its answer as the client may have it.
 
-Knows nothing of choosing: which peer, and which next, is `node.services.ask`'s. A peer is somebody else's program: it
-may say anything, at any time or never, and the worst that comes of it is an attempt that failed.
+Knows nothing of choosing: which peer, and which next, is `node.services.ask`'s; nor what is said on the wire, which is
+`node.services.ask_talk`'s.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 import trio
 
 from node.core.peerbook import Change, Peerbook
 from node.core.prompt import Headers, Prompt
+from node.core.sse_events import is_event_stream
 from node.core.standings import Standings
-from node.errors import Broken, NotSpoken, Refused, Unreachable
+from node.errors import NotSpoken, Refused, Unreachable
 from node.ports import PeerStream, Streams, Swarm
+from node.services.ask_lanes import Lanes
+from node.services.ask_talk import SMALL, EngineLost, Flight, PeerNotes, Talk, Vigil, out_of_time
 from node.services.ask_words import ask_of, refusal_of
 from protocol import limits
-from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId
-from protocol.inference import PROTOCOL_ID, Exchange, Role
-from protocol.inference_events import Ask, AskerEvent, Body, Data, End, Event, Fail, Head, Refuse
-from protocol.load import Figures, read_figures
+from protocol.inference import PROTOCOL_ID
+from protocol.inference_events import Ask, Head, Refuse
 
-REOPENINGS = 3  # kept streams that may turn out dead one after another; a pool holds a few
-SMALL = 256 * 1024  # bytes of an answer that is no stream and is waited for whole
-EVENT_STREAM = b"text/event-stream"
+__all__ = ["AskPatience", "EngineLost", "Flight", "PeerAnswer", "PeerAsker", "Watch"]
+
+REOPENINGS = 3  # kept streams that may turn out dead one after another; where a connection died, all of them are
 TOLD_MODEL, TOLD_STRATEGY = b"x-metainf-model", b"x-metainf-strategy"
-FAULTS = frozenset({"failed", "hung"})
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
-
-
-class EngineLost(Broken):
-    """The peer's engine broke off; the peer itself is well."""
-
-
-class OutOfTime(Broken):
-    """The prompt's own time was over."""
-
-
-class Breach(Broken):
-    """The peer broke the protocol."""
-
-
-class Vigil(Protocol):
-    """Waits for a peer, and finds out whether it lives."""
-
-    @property
-    def hung(self) -> bool:
-        """Whether the last wait was given up because the peer is silent altogether."""
-        ...
-
-    async def wait(self, work: Callable[[], Awaitable[T]], deadline: float = inf) -> T:
-        """Do `work`; raises `Broken` where the peer hangs, `trio.TooSlowError` at the deadline, on the loop's clock."""
-        ...
 
 
 class Watch(Protocol):
@@ -87,31 +61,16 @@ class AskPatience:
     dialling: float = 6.0
 
 
-class Flight:
-    """A prompt of ours at one replica: made at the moment of the decision, ended once, however it ends."""
-
-    def __init__(self, standings: Standings, replica: PeerId, now: float) -> None:
-        standings.began(replica, now)
-        self._standings = standings
-        self._replica = replica
-        self._over = False
-
-    def end(self) -> None:
-        """Note that it is over. Safe to repeat."""
-        if not self._over:
-            self._over = True
-            self._standings.ended(self._replica)
-
-
 class PeerAnswer:
     """`node.ports.Answer` from a peer. `model` and `strategy` are what it says that it runs; None where it does not."""
 
-    def __init__(self, talk: "_Talk", head: Head) -> None:
+    def __init__(self, talk: Talk, head: Head) -> None:
         told = dict(head.headers)
         self.status = head.status
         self.headers: Headers = tuple(each for each in head.headers if each[0] not in {TOLD_MODEL, TOLD_STRATEGY})
         self.model = _text(told.get(TOLD_MODEL))
         self.strategy = _text(told.get(TOLD_STRATEGY))
+        self._streams = is_event_stream(head.headers)
         self._talk = talk
         self._over = False
 
@@ -121,7 +80,7 @@ class PeerAnswer:
         What a peer's engine gave in one piece goes on in one piece, and if it breaks off, nobody has seen of it yet.
         """
         pieces = [await self.receive()]
-        if dict(self.headers).get(b"content-type", b"").lower().startswith(EVENT_STREAM):
+        if self._streams:
             return pieces[0]
         size = len(pieces[0])
         while not self._over and size < SMALL:
@@ -155,9 +114,16 @@ class PeerAsker:
         patience: AskPatience,
         clock: Callable[[], float],
         sent: Callable[[PeerId, int, float], None] = lambda _peer, _bytes, _seconds: None,
+        lanes: Lanes | None = None,
     ) -> None:
-        """Prepare. `sent`: gets how many bytes of a prompt went to a peer, and in how many seconds."""
+        """Prepare.
+
+        Args:
+            sent: gets how many bytes of a prompt went to a peer, and in how many seconds.
+            lanes: how many prompts go to one peer at once.
+        """
         self._sent = sent
+        self._lanes = lanes or Lanes()
         self._streams = streams
         self._swarm = swarm
         self._book = book
@@ -169,7 +135,7 @@ class PeerAsker:
 
     @asynccontextmanager
     async def answer(self, peer: PeerId, prompt: Prompt, *, attempt: int, flight: Flight) -> AsyncIterator[PeerAnswer]:
-        """Enter once the peer's head is here; leaving early resets the stream, by which the peer cancels.
+        """Enter once the peer's head is here, and what follows it; leaving early resets the stream: the peer cancels.
 
         The standings, and the book where the peer is not to be reached, are told what became of it.
 
@@ -187,7 +153,7 @@ class PeerAsker:
         with self._watch.attend(peer) as vigil:
             for reopening in range(REOPENINGS + 1):
                 async with self._open(peer, prompt) as stream:
-                    talk = _Talk(stream, vigil, prompt, flight, self._notes(peer))
+                    talk = Talk(stream, vigil, prompt, flight, self._notes(peer))
                     again = partial(self._may_reopen, peer, reopening)
                     said = await talk.begin(self._timed(ask, prompt), prompt.body, again=again)
                     if isinstance(said, Head):
@@ -206,13 +172,15 @@ class PeerAsker:
 
     @asynccontextmanager
     async def _open(self, peer: PeerId, prompt: Prompt) -> AsyncIterator[PeerStream]:
-        near = peer in self._swarm.connected()
-        patience = self._patience.opening if near else self._patience.dialling
-        left = inf if prompt.deadline is None else prompt.deadline - self._clock()
-        if left <= 0:
-            raise _out_of_time()
-        opened = False
         try:
+            await self._lanes.enter(peer, until=inf if prompt.deadline is None else prompt.deadline)
+        except trio.TooSlowError:
+            raise out_of_time() from None
+        opened, left = False, self._left(prompt)
+        patience = self._patience.opening if peer in self._swarm.connected() else self._patience.dialling
+        try:
+            if left <= 0:
+                raise out_of_time()
             async with self._streams.open(peer, PROTOCOL_ID, patience=min(patience, left)) as stream:
                 opened = True
                 yield stream
@@ -220,6 +188,11 @@ class PeerAsker:
             if not opened and left > patience:
                 self._missed(peer, error)
             raise
+        finally:
+            self._lanes.leave(peer)
+
+    def _left(self, prompt: Prompt) -> float:
+        return inf if prompt.deadline is None else prompt.deadline - self._clock()
 
     def _missed(self, peer: PeerId, error: Unreachable) -> None:
         now = self._clock()
@@ -234,157 +207,11 @@ class PeerAsker:
     def _timed(self, ask: Ask, prompt: Prompt) -> Ask:
         if prompt.deadline is None:
             return ask
-        left = int((prompt.deadline - self._clock()) * limits.SECOND_US)
+        left = int(self._left(prompt) * limits.SECOND_US)
         return replace(ask, time_left_us=min(max(left, 1), limits.TIME_LEFT_MAX_US))
 
-    def _notes(self, peer: PeerId) -> "_Notes":
-        return _Notes(peer, self._standings, self._book, self._clock, self._sent)
-
-
-class _Notes:
-    """What is noted of one peer while it is asked."""
-
-    def __init__(
-        self,
-        peer: PeerId,
-        standings: Standings,
-        book: Peerbook,
-        clock: Callable[[], float],
-        sent: Callable[[PeerId, int, float], None],
-    ) -> None:
-        self._sent = sent
-        self._peer = peer
-        self._standings = standings
-        self._book = book
-        self._clock = clock
-
-    def load(self, figures: Figures) -> None:
-        try:
-            load = read_figures(figures)
-        except RemoteProtocolError:
-            return  # figures that make no sense are none; the answer that they ride on may still be good
-        self._standings.read(self._peer, load, self._clock())
-
-    def now(self) -> float:
-        return self._clock()
-
-    def sent(self, size: int, began: float) -> None:
-        self._sent(self._peer, size, self._clock() - began)
-
-    def answered(self) -> None:
-        self._standings.answered(self._peer, self._clock())
-
-    def proven(self) -> None:
-        self._book.proven(self._peer, self._clock())
-        self._standings.helped(self._peer)
-
-    def fault(self, *, hung: bool) -> None:
-        now = self._clock()
-        # What breaks off together is one fault: a node that dies with ten prompts has not failed ten times.
-        if self._standings.standing(self._peer, now).closed not in FAULTS:
-            self._standings.failed(self._peer, now, hung=hung)
-
-
-class _Talk:
-    """One exchange on a stream."""
-
-    def __init__(self, stream: PeerStream, vigil: Vigil, prompt: Prompt, flight: Flight, notes: _Notes) -> None:
-        self._stream = stream
-        self._vigil = vigil
-        self._deadline = inf if prompt.deadline is None else prompt.deadline
-        self._flight = flight
-        self._notes = notes
-        self._exchange = Exchange(Role.ASKER)
-        self._first = True
-
-    async def begin(self, ask: Ask, body: bytes, *, again: Callable[[], bool]) -> Head | Refuse | None:
-        """Say the prompt and return the first word.
-
-        None where a kept stream had died while it was idle and `again` lets another be opened.
-        """
-        try:
-            began, first = self._notes.now(), body[: limits.PART_BYTES]
-            await self._say(ask, *([Body(data=first)] if first else []))
-            for at in range(len(first), len(body), limits.PART_BYTES):
-                await self._say(Body(data=body[at : at + limits.PART_BYTES]))
-            self._notes.sent(len(body), began)
-            event = await self._hear()
-        except Broken as error:
-            idle = not self._stream.fresh and not self._vigil.hung and not isinstance(error, OutOfTime | Breach)
-            if idle and again():
-                return None
-            self._blame(error)
-            raise
-        if isinstance(event, Refuse):
-            self._over(event)
-            return event
-        if isinstance(event, Head):
-            self._take(event)
-            return event
-        raise self._failed(event)
-
-    async def piece(self) -> bytes:
-        """Return the next bytes; b"" at the end, after which the stream may serve another prompt."""
-        try:
-            event = await self._hear()
-        except Broken as error:
-            self._blame(error)
-            raise
-        if isinstance(event, Data | End) and self._first:
-            self._first = False
-            self._notes.answered()
-        if isinstance(event, Data):
-            return event.data
-        if isinstance(event, End):
-            self._over(event)
-            self._notes.proven()
-            return b""
-        raise self._failed(event)
-
-    async def _say(self, *events: AskerEvent) -> None:
-        payloads = [self._exchange.say(event) for event in events]
-        await self._wait(lambda: self._stream.send(*payloads))
-
-    async def _hear(self) -> Event:
-        try:
-            payload = await self._wait(self._stream.receive)
-            if payload is None:
-                raise Broken("The peer ended the stream in the middle of an answer.")
-            return self._exchange.hear(payload)
-        except RemoteProtocolError as error:
-            log.info("peer.breach", peer=str(self._stream.peer), reason=error.reason.value, detail=error.detail)
-            raise Breach(f"The peer broke the protocol ({error.reason.value}).") from error
-
-    async def _wait(self, work: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await self._vigil.wait(work, self._deadline)
-        except trio.TooSlowError:
-            raise _out_of_time() from None
-
-    def _failed(self, event: Event) -> EngineLost:
-        """Return the error that a `Fail` is; nothing else is left for a server to say."""
-        assert isinstance(event, Fail)  # noqa: S101 -- the exchange lets nothing else through
-        self._over(event)
-        error = EngineLost(event.message or "The peer's engine broke off.")
-        self._blame(error)
-        return error
-
-    def _over(self, event: Refuse | End | Fail) -> None:
-        self._flight.end()  # before the reading, which does not count this prompt any more
-        self._take(event)
-        self._stream.keep()
-
-    def _take(self, event: Refuse | Head | End | Fail) -> None:
-        if event.load is not None:
-            self._notes.load(event.load)
-
-    def _blame(self, error: Broken) -> None:
-        if not isinstance(error, OutOfTime):
-            self._notes.fault(hung=self._vigil.hung)
-
-
-def _out_of_time() -> OutOfTime:
-    return OutOfTime("No answer came in the time that the prompt had.")
+    def _notes(self, peer: PeerId) -> PeerNotes:
+        return PeerNotes(peer, self._standings, self._book, self._clock, self._sent)
 
 
 def _text(value: bytes | None) -> str | None:

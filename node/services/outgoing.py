@@ -2,7 +2,8 @@
 
 Knows neither engine nor stream: the engine's side puts, the stream's side takes. A token is some twenty bytes, and a
 message costs both ends the same whatever is in it. So the first bytes go at once, as what comes after a pause does, and
-what follows shortly upon a message waits for company, for less than anybody sees.
+what follows shortly upon a message waits for company, for less than anybody sees. So do the first bytes of an answer
+that is of use only when it is whole: they wait for its end, as a rule.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from math import inf
 
 import trio
 
+from node.core.sse_events import is_event_stream
 from protocol import limits
 from protocol.inference_events import Data, End, Fail, Head, Refuse
 
@@ -43,11 +45,14 @@ class Outgoing:
         self._ending: Ending | None = None
         self._over = False  # nothing is to be said any more
         self._said_at = -inf
+        self._head_due = -inf
         self._changed = trio.Event()
 
     def begin(self, head: Head) -> None:
-        """Put the head. It is due at once: what is put before anything is awaited goes along with it."""
+        """Put the head. A stream's is due at once; what is put before anything is awaited goes along with it."""
         self._head = head
+        if not is_event_stream(head.headers):
+            self._head_due = trio.current_time() + self._pacing.seconds
         self._wake()
 
     async def put(self, data: bytes) -> None:
@@ -88,8 +93,10 @@ class Outgoing:
         return []
 
     def _due(self) -> float:
-        if self._head is not None or self._ending is not None or len(self._body) >= self._pacing.full:
+        if self._ending is not None or len(self._body) >= self._pacing.full:
             return -inf
+        if self._head is not None:
+            return self._head_due
         return self._said_at + self._pacing.seconds if self._body else inf
 
     def _next(self) -> list[Message]:

@@ -17,8 +17,9 @@ import trio
 
 from node.core.prompt import Headers, Prompt
 from node.core.resumable import Terms, asking_for_ids, terms_of
+from node.core.sse_events import is_event_stream
 from node.ports import Replica, Served, ServedAnswer
-from node.services.resume_stream import Followed, Means, ResumeLimits, Room, Tally, is_stream
+from node.services.resume_stream import Followed, Means, ResumeLimits, Room, Tally
 
 AVERSE_FOR = 600.0  # s that a model is not asked for ids whose server refuses requests that want them
 AVERSE = 64  # models that this is known of
@@ -54,12 +55,19 @@ class ResumingReplica:
         room: Room,
         limits: ResumeLimits | None = None,
         clock: Callable[[], float] = trio.current_time,
+        blame: Callable[[str], None] | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            blame: gets the node (`Served.node`) whose answer turned out to be none where the replica behind cannot
+                tell: garbage in place of events, an end before the end, a trickle. None: nobody wants to know.
+        """
         self._inner = inner
         self._limits = limits or ResumeLimits()
         self._clock = clock
         self._tally = Tally()
-        self._means = Means(inner=inner, room=room, limits=self._limits, clock=clock, tally=self._tally)
+        self._means = Means(inner=inner, room=room, limits=self._limits, clock=clock, tally=self._tally, blame=blame)
         self._followed = 0
         self._averse: dict[str | None, float] = {}  # models, and until when
 
@@ -92,7 +100,7 @@ class ResumingReplica:
             async with AsyncExitStack() as stack:
                 sent = replace(prompt, body=asking_for_ids(prompt.body, terms))
                 answer = await stack.enter_async_context(self._inner.answer(sent))
-                if is_stream(answer):
+                if is_event_stream(answer.headers):
                     yield Followed(self._means, prompt, terms, stack, answer)
                 elif answer.status in COMPLAINTS and sent.body is not prompt.body:
                     yield await self._plainly(prompt, stack, answer)

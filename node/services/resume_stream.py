@@ -16,16 +16,19 @@ from node.core.continuation import TARGET, Closing, Lost, Told, go_on
 from node.core.prompt import Headers, Prompt
 from node.core.resumable import Terms, asking_for_ids, text_only
 from node.core.splice import Splice
-from node.core.sse_events import EventHolder
+from node.core.sse_events import EventHolder, is_event_stream
 from node.core.token_stream import TokenStream
-from node.errors import Broken, Refused
+from node.errors import Broken, Refusal, Refused
 from node.ports import Replica, Served, ServedAnswer
 from protocol.limits import ATTEMPT_MAX
 
-EVENT_STREAM = b"text/event-stream"
 EVENT_BYTES = 4 * 1024 * 1024  # of one that is waited for: the first holds the ids of the whole prompt
 BUSY = frozenset({429})  # refusals that pass soon: an engine that loads takes half a minute
+# As do those of a moment in which everybody failed lately: the first of them is tried again within seconds.
+SET_ASIDE = frozenset({"failed", "hung", "probing", "unreachable"})
 AGAIN = 0.5  # s between askings while all are busy: what a client notices as a pause anyway
+# Of one event: slower than that for so long comes from nobody who still serves. A token's event is some 300 bytes.
+SLOWEST, SLOWEST_FOR = 64.0, 5.0  # bytes a second, s
 
 log = structlog.get_logger(__name__)
 
@@ -67,13 +70,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What an answer needs to go on elsewhere."""
+    """What an answer needs to go on elsewhere. `blame`: see `node.services.resume.ResumingReplica`."""
 
     inner: Replica
     room: Room
     limits: ResumeLimits
     clock: Callable[[], float]
     tally: Tally
+    blame: Callable[[str], None] | None
 
 
 class Followed:
@@ -98,6 +102,7 @@ class Followed:
         self._tries = self._odd = self._fruitless = self._resumptions = 0
         self._said = -1  # characters, at the last break
         self._noticed = False  # whether the replica behind knows of it
+        self._torn_at: float | None = None  # when the event began of which only a part is here
         self._counted = self._left = False
 
     async def receive(self) -> bytes:
@@ -130,7 +135,8 @@ class Followed:
             return self._ended()
         ready = self._holder.feed(data)
         if not ready:
-            return b""
+            return self._waited()
+        self._torn_at = None
         if self._splice is not None:
             out = self._splice.take(ready)
             if self._splice.failed:
@@ -144,6 +150,20 @@ class Followed:
         if stream.failure:
             self._failed = Broken("The engine failed in the middle of an answer.")
         return out
+
+    def _waited(self) -> bytes:
+        """See that an event comes together in good time: one that trickles is as good as none.
+
+        Raises:
+            Broken: it does not.
+        """
+        now = self._means.clock()
+        if self._torn_at is None:
+            self._torn_at = now
+        took = now - self._torn_at
+        if took > SLOWEST_FOR and self._holder.held < SLOWEST * took:
+            raise Broken("The answer trickles in, a few bytes a second.")
+        return b""
 
     def _ended(self) -> bytes:
         """Take the end of what is received from.
@@ -162,6 +182,9 @@ class Followed:
         Raises:
             Broken: that cannot be done.
         """
+        agreed = self._splice is None or not self._splice.failed or self._splice.garbage
+        if self._means.blame is not None and agreed and not self._noticed:
+            self._means.blame(self._answer.served.node)
         if self._told is None and not self._stream.begun:
             return await self._begun_anew(broken)
         told = self._stream.told() if self._told is None else self._told
@@ -223,13 +246,13 @@ class Followed:
                 reason = _said(error)
                 self._means.tally.hidden_refused += isinstance(error, Refused)
                 self._means.tally.hidden_failed += isinstance(error, Broken)
-                if isinstance(error, Refused) and error.refusal.status not in BUSY:
+                if isinstance(error, Refused) and not _passes(error.refusal):
                     break
                 self._tries += isinstance(error, Broken)
             else:
                 self._tries += 1
-                if answer.status == HTTPStatus.OK and is_stream(answer):
-                    self._answer, self._holder = answer, EventHolder(most=EVENT_BYTES)
+                if answer.status == HTTPStatus.OK and is_event_stream(answer.headers):
+                    self._answer, self._holder, self._torn_at = answer, EventHolder(most=EVENT_BYTES), None
                     return ""
                 await self._stack.aclose()
                 self._odd += 1
@@ -269,10 +292,9 @@ class Followed:
         log.info(event, request_id=self._prompt.request_id, tokens=len(told.ids), tries=self._tries)
 
 
+def _passes(refusal: Refusal) -> bool:
+    return refusal.status in BUSY or refusal.code in SET_ASIDE
+
+
 def _said(error: Refused | Broken) -> str:
     return error.refusal.message if isinstance(error, Refused) else error.message
-
-
-def is_stream(answer: ServedAnswer) -> bool:
-    """Whether an answer comes in events."""
-    return any(name == b"content-type" and value.lower().startswith(EVENT_STREAM) for name, value in answer.headers)

@@ -3,15 +3,17 @@
 Knows neither transport nor engine, and asks no other peer: what is asked here is answered here, so prompts never go
 round in circles. Peers are hostile until their traffic says otherwise: whatever they send ends at most their stream.
 
-On each stream one task reads and nothing else, one speaks. While a prompt is answered, a third does the work and a
-fourth listens for `Cancel`: leaving the engine then neither waits for a slow reader nor cuts a message off.
+Each stream has a task that listens and speaks in turn. While a prompt is answered it speaks, a second does the work and
+a third listens for `Cancel`: leaving the engine then neither waits for a slow reader nor cuts a message off.
 """
 
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -35,9 +37,8 @@ from protocol.ids import PeerId
 from protocol.inference_events import Ask, Body, Cancel, Cancelled, Data, End, Fail, Refuse
 from protocol.load import SCRIPT, Figures, Load, Report
 
+LATE_ANSWER = "The time that the asker allows is over."
 POLLS = 10  # in any second, on one stream, as docs/protocol/load.md allows; honest nodes ask every two seconds
-
-log = structlog.get_logger("peers")
 
 
 class Engine(Replica, Protocol):
@@ -109,12 +110,13 @@ class _Course:
     held: int = 0  # bytes of its body
     sent: int = 0  # bytes of its answer
     spent: bool = False  # the peer's share was found used up
+    working: trio.CancelScope = field(default_factory=trio.CancelScope)  # around the work; it has the asker's deadline
 
 
 class PeerServer:
     """Handles the streams of `/metainf/infer/1` and `/metainf/load/1`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each is one capability
         self,
         *,
         engine: Engine,
@@ -123,27 +125,29 @@ class PeerServer:
         offence: Callable[[str], None],
         limits: PeerLimits,
         clock: Callable[[], float] = trio.current_time,
+        lent: Callable[[PeerId, float, int], None] = lambda _peer, _seconds, _tokens: None,
     ) -> None:
         """Prepare.
 
         Args:
             met: tells whether a peer has greeted, waiting a little while for it.
             offence: counts what a peer did wrong, by a short constant.
-            clock: the loop's time, seconds.
+            clock: the loop's time, seconds. lent: gets whose prompt took how many seconds and tokens, 0 if refused.
         """
         self._engine = engine
         self._access = access
         self._met = met
-        self._offence = offence
+        self._offence, self._lent = offence, lent
         self._limits = limits
         self._clock = clock
         self._quotas = Quotas()
         self._bodies = Holdings(whole=limits.bodies_bytes, each=limits.peer_bodies_bytes)
-        self._counts = PeerCounts()
+        self._counts: Counter[str] = Counter()
+        self._log: Any = None  # bound at the first prompt: by then it is known what is to be told
 
     def counts(self) -> PeerCounts:
         """Count what was done."""
-        return self._counts
+        return PeerCounts(**self._counts)
 
     async def infer(self, stream: PeerStream) -> None:
         """Answer one prompt after another until the peer ends the stream.
@@ -152,19 +156,11 @@ class PeerServer:
             Broken: the stream was lost, or the peer left or fell silent in the middle of something.
             RemoteProtocolError: the peer said what it must not.
         """
-        fault: Broken | RemoteProtocolError | None = None
-        line = PeerLine(stream)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(line.read)
-            try:
-                await self._converse(line)
-            except (Broken, RemoteProtocolError) as error:
-                fault = error  # raised outside, where no group wraps it
-            nursery.cancel_scope.cancel()
-        if isinstance(fault, RemoteProtocolError):
-            self._offence(fault.reason.value)
-        if fault is not None:
-            raise fault
+        try:
+            await self._converse(PeerLine(stream))
+        except RemoteProtocolError as error:
+            self._offence(error.reason.value)
+            raise
 
     async def load(self, stream: PeerStream) -> None:
         """Tell a peer how busy this node is, as often as it asks.
@@ -187,17 +183,19 @@ class PeerServer:
         dialogue.end()
 
     def _figures(self, peer: PeerId, *, spent: bool = False) -> Figures:
-        load = self._engine.load(requester_of(peer))
+        load = self._engine.load(_requester(peer))
         closed = spent or self._access.refusal(peer) is not None
         return (replace(load, accepting=False) if closed else load).to_figures()
 
     async def _converse(self, line: PeerLine) -> None:
         greeted = False
         while True:
-            # Between prompts a stream may rest as long as it likes: it waits in the asker's pool.
             event = None
-            with trio.move_on_after(inf if line.free else self._limits.silence):
+            if line.free:  # between prompts a stream may rest as long as it likes: it waits in the asker's pool
                 event = await line.hear()
+            else:
+                with trio.move_on_after(self._limits.silence):
+                    event = await line.hear()
             if event is None and line.free:
                 return
             if event is None:
@@ -219,19 +217,21 @@ class PeerServer:
         """Take a prompt in and answer it, or refuse it."""
         route = self._admit(line.peer, ask, greeted=greeted)
         if isinstance(route, Refusal):
-            self._count(refused=1)
+            self._counts["refused"] += 1
             await self._refuse(line, route)
             return
-        course = _Course(peer=line.peer, requester=requester_of(line.peer), ask=ask, route=route, began=self._clock())
-        self._count(running=1)
+        course = _Course(peer=line.peer, requester=_requester(line.peer), ask=ask, route=route, began=self._clock())
+        self._counts["running"] += 1
         try:
             body = await self._take_in(line, course)
             if body is not None:
-                self._count(prompt_bytes=len(body))
+                self._counts["prompt_bytes"] += len(body)
                 await self._answer(line, course, body)
         finally:
             self._bodies.give_back(course.peer, course.held)
-            self._count(**{"running": -1, course.outcome: 1, "answer_bytes": course.sent})
+            self._counts["running"] -= 1
+            self._counts[course.outcome] += 1
+            self._counts["answer_bytes"] += course.sent
             self._report(course)
 
     def _admit(self, peer: PeerId, ask: Ask, *, greeted: bool) -> Route | Refusal:
@@ -275,7 +275,7 @@ class PeerServer:
 
     async def _answer(self, line: PeerLine, course: _Course, body: bytes) -> None:
         out = Outgoing(self._limits.pacing)
-        listening, working = trio.CancelScope(), trio.CancelScope()
+        listening, working = trio.CancelScope(), course.working
         cancelled = False
         async with trio.open_nursery() as nursery:
 
@@ -290,6 +290,8 @@ class PeerServer:
             async def work() -> None:
                 with working:
                     out.end(await self._work(course, body, out))
+                if working.cancelled_caught and not cancelled:
+                    out.end(Fail(code="deadline", message=LATE_ANSWER, load=self._figures(course.peer)))
 
             nursery.start_soon(listen)
             nursery.start_soon(work)
@@ -333,56 +335,57 @@ class PeerServer:
             course.spent = True
             return refuse_of(quota_refusal(exceeded))
         prompt = prompt_of(course.ask, body, course.requester, now=now, longest=self._limits.answer_seconds)
+        course.working.deadline = inf if prompt.deadline is None else prompt.deadline
         meter = UsageMeter(prompt_bytes=len(body), stream=prompt.stream)
-        refused = False
+        ending: Ending | None = None
         try:
             ending = await self._ask_engine(prompt, meter, out)
-            refused = isinstance(ending, Refuse)
+            return ending
         finally:
             # What was abandoned costs what it had cost until then; what was refused, nothing.
-            self._quotas.give_back(course.requester, tokens=0 if refused else meter.tokens())
-        return ending
+            tokens = 0 if isinstance(ending, Refuse) else meter.tokens()
+            self._quotas.give_back(course.requester, tokens=tokens)
+            self._lent(course.peer, self._clock() - now, tokens)
 
     async def _ask_engine(self, prompt: Prompt, meter: UsageMeter, out: Outgoing) -> Ending:
         """Pass the engine's answer on as it comes; says what it came to."""
-        with trio.move_on_at(inf if prompt.deadline is None else prompt.deadline):
-            try:
-                async with self._engine.answer(prompt) as answer:
-                    head = head_of(
-                        answer.status,
-                        answer.headers,
-                        request_id=prompt.request_id,
-                        model=answer.served.model,
-                        strategy=answer.served.strategy,
-                    )
-                    if head is None:
-                        return Fail(code="engine_lost", message=f"The engine answered with status {answer.status}.")
-                    # The head goes along with the first bytes: the asker can use neither without the other.
+        try:
+            async with self._engine.answer(prompt) as answer:
+                head = head_of(
+                    answer.status,
+                    answer.headers,
+                    request_id=prompt.request_id,
+                    model=answer.served.model,
+                    strategy=answer.served.strategy,
+                )
+                if head is None:
+                    return Fail(code="engine_lost", message=f"The engine answered with status {answer.status}.")
+                # The head goes along with the first bytes: the asker can use neither without the other.
+                data = await answer.receive()
+                head = replace(head, load=self._engine.load(prompt.requester).to_figures())
+                out.begin(head)
+                while data:
+                    meter.feed(data)
+                    if out.size + len(data) > self._limits.answer_bytes:
+                        return Fail(code="answer_too_large", message="The answer is longer than answers may be.")
+                    await out.put(data)
                     data = await answer.receive()
-                    out.begin(replace(head, load=self._engine.load(prompt.requester).to_figures()))
-                    while data:
-                        meter.feed(data)
-                        if out.size + len(data) > self._limits.answer_bytes:
-                            return Fail(code="answer_too_large", message="The answer is longer than answers may be.")
-                        await out.put(data)
-                        data = await answer.receive()
-                return End(data_size=out.size)
-            except Refused as refused:
-                return refuse_of(refused.refusal)
-            except Broken as broken:
-                return Fail(code="engine_lost", message=message_of(broken.message))
-        return Fail(code="deadline", message="The time that the asker allows is over.")
-
-    def _count(self, **more: int) -> None:
-        self._counts = replace(
-            self._counts, **{name: getattr(self._counts, name) + count for name, count in more.items()}
-        )
+            return End(data_size=out.size)
+        except Refused as refused:
+            return refuse_of(refused.refusal)
+        except Broken as broken:
+            return Fail(code="engine_lost", message=message_of(broken.message))
 
     def _report(self, course: _Course) -> None:
         """Log what was answered or broke off. Refusals are counted: a flood of them must not flood the log."""
         if course.outcome == "refused":
             return
-        log.info(
+        if self._log is None:
+            self._log = structlog.get_logger("peers").bind()
+        asked = getattr(self._log, "isEnabledFor", None)
+        if asked is not None and not asked(logging.INFO):
+            return  # most nodes keep no such line, and to write it costs 100 µs
+        self._log.info(
             "peers.request",
             request_id=course.ask.request_id,
             peer=str(course.peer),
@@ -393,4 +396,5 @@ class PeerServer:
         )
 
 
+_requester = lru_cache(maxsize=1024)(requester_of)  # asked for thrice a prompt; to spell a peer's name takes 10 µs
 _OUTCOMES = {Refuse: "refused", End: "served", Fail: "failed"}

@@ -2,12 +2,13 @@
 
 Knows no prompt: it polls `/metainf/load/1` of peers that were wanted a moment ago, and of those that somebody waits
 for in vain. What it hears goes into the standings. A peer that answers two polls in a row with nothing is hung:
-whoever waits for it is told so, and it is barred for a while. An answer may take minutes (a long prompt's prefill);
-what tells that apart from a hang is that a busy node still says how busy it is. How long a poll took is how far away
-the peer is, read off for nothing.
+whoever waits for it is told so, and it is barred for a while, or until it tells again how busy it is. An answer may
+take minutes (a long prompt's prefill); what tells that apart from a hang is that a busy node still says how busy it is.
+How long a poll took is how far away the peer is, read off for nothing.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -16,7 +17,7 @@ from typing import TypeVar
 import structlog
 import trio
 
-from node.core.standings import Standings
+from node.core.standings import FAULTS, HUNG, Standings
 from node.errors import Broken, NotSpoken, Unreachable
 from node.ports import Streams, Swarm
 from protocol.dialogue import Dialogue, Role
@@ -25,7 +26,6 @@ from protocol.ids import PeerId
 from protocol.load import PROTOCOL_ID, SCRIPT, Load, Poll, Report, read_figures
 
 PEERS = 256  # looked after at a time; who comes on top is routed to without a reading
-FAULTS = frozenset({"failed", "hung"})  # bars under which a reading would change nothing
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
@@ -97,6 +97,7 @@ class _Watched:
     wanted_until: float = -inf
     vigils: list[Vigil] = field(default_factory=list)
     heard_at: float = -inf  # when it last answered a poll
+    asked_at: float = -inf  # when it was polled last
     misses: int = 0
     polling: trio.Event | None = None
     alive: bool = False  # how the last poll ended
@@ -157,6 +158,7 @@ class LoadWatch:
             await watched.polling.wait()
             return watched.alive
         over = watched.polling = trio.Event()
+        watched.asked_at = self._clock()
         try:
             watched.alive = await self._ask(peer)
         finally:
@@ -200,7 +202,18 @@ class LoadWatch:
         ]
         stale.sort(key=lambda peer: idle[peer].misses)  # those that answer do not wait behind those that do not
         room = self._limits.at_once - (len(self._watched) - len(idle))
-        return list(dict.fromkeys(silent + stale))[: max(room, 0)]
+        return list(dict.fromkeys(silent + stale + self._hung(connected, now)))[: max(room, 0)]
+
+    def _hung(self, connected: AbstractSet[PeerId], now: float) -> list[PeerId]:
+        """Return one that is barred as hung, the longest unasked first: one at a time, however many there are."""
+        found = [
+            peer
+            for peer, watched in self._watched.items()
+            if now < watched.wanted_until and peer in connected and self._standings.standing(peer, now).closed == HUNG
+        ]
+        if not found or any(self._watched[peer].polling is not None for peer in found):
+            return []
+        return [min(found, key=lambda peer: self._watched[peer].asked_at)]
 
     def _is_silent(self, watched: _Watched, now: float) -> bool:
         long_ago = now - self._limits.silence
@@ -219,9 +232,8 @@ class LoadWatch:
         if watched.misses < self._limits.misses:
             return
         watched.misses = 0
-        log.info("peer.hung", peer=str(peer), waiting=len(watched.vigils))
-        if self._standings.standing(peer, now).closed not in FAULTS:  # one hang is one fault, whoever notices it
-            self._standings.failed(peer, now, hung=True)
+        if self._standings.failed(peer, now, hung=True):
+            log.info("peer.hung", peer=str(peer), waiting=len(watched.vigils))
         for vigil in watched.vigils:
             if vigil.since <= now - self._limits.silence:
                 vigil.give_up()

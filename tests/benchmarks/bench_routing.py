@@ -4,15 +4,17 @@
         [--nodes 8,50,500] [--loads 0.3,0.6,0.9] [--seeds 0,1,2] [--policies ours,...] [--workers 2]
         [--seconds 150] [--most 40000]
 
-FOLDER of `--data` has the measured tables and the Azure traces. A mix is the sort of swarm: `volunteers` (six families
-of GPUs under models of seven and eight billion parameters) or `datacentre` (Hopper and Blackwell, large models); each
-seed takes the next of its models. The world is described in routing_world, the engines in routing_run, the policies in
+FOLDER of `--data` has the measured tables and the Azure traces. A mix is the sort of swarm: `volunteers` (five families
+of GPUs under models of seven and eight billion parameters), `clouds` (Hopper and Blackwell of every size, large models)
+or `datacentre` (equal machines of four H100 or H200, in one building); each seed takes the next of its models.
+The world is described in routing_world, the engines in routing_run, the policies in
 routing_policies; `ours` is the daemon's router on what its learner foretells of cells that it never saw.
 
 Every policy's parameters are chosen first, for each mix, size (50 nodes at most) and load, by the mean latency on
-other seeds. Prints what
+other seeds; those who look for the cheapest answer, by what is spent. Prints what
 was chosen, then a table for each case: medians over seeds of mean, p50, p95 and p99 latency in seconds, of the cost in
-device-seconds, and of the mean's ratio to the oracle's. Every run is kept, so that an interrupted bake-off goes on.
+device-seconds, of what a thousand answers cost at their nodes' prices (an hour of an A100 costs 1), and of the ratios
+of the mean and of that to the oracle's. Every run is kept, so that an interrupted bake-off goes on.
 """
 
 import argparse
@@ -26,20 +28,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from tests.benchmarks import routing_ours
+from tests.benchmarks import routing_cheap, routing_ours
 from tests.benchmarks.routing_cells import MIXES, Cell, cells
 from tests.benchmarks.routing_curves import curves
+from tests.benchmarks.routing_figures import figures
 from tests.benchmarks.routing_policies import GRIDS, Chosen, Make, maker
-from tests.benchmarks.routing_run import Run, figures
-from tests.benchmarks.routing_world import Trace, read_trace, world
+from tests.benchmarks.routing_run import Run
+from tests.benchmarks.routing_world import WEATHERS, Trace, read_trace, world
 
 ORACLE: Final = "oracle"
-ALL: Final[Mapping[str, Sequence[Chosen]]] = {**GRIDS, **routing_ours.GRIDS}
+ALL: Final[Mapping[str, Sequence[Chosen]]] = {**GRIDS, **routing_ours.GRIDS, **routing_cheap.GRIDS}
 DEFAULT: Final = [name for name in GRIDS if name != ORACLE] + ["ours", ORACLE]
 TUNING_SEED: Final = 999  # and the next ones: the same models in turn, in worlds that nothing is judged by
 TUNED_NODES: Final = 50  # larger swarms are tuned as this one: what is best there differs little, and time is short
 TUNED_S, TUNED_MOST = 60.0, 8000  # virtual seconds and requests of a world that is tuned on
-SHOWN: Final = ("mean", "p50", "p95", "p99", "cost")
+SHOWN: Final = ("mean", "p50", "p95", "p99", "cost", "spent")
+BY_PRICE: Final = frozenset({"ours_cost", *routing_cheap.GRIDS})  # tuned by what is spent, everybody else by the mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,7 @@ class Job:
     seed: int
     policy: str
     chosen: Chosen
+    needed: tuple[str, ...] = SHOWN  # figures; what was kept without them is run again
 
     def file(self) -> Path:
         """Return where its figures are kept."""
@@ -81,9 +86,11 @@ def run(job: Job) -> dict[str, float]:
     """Return the figures of a job, from its file where it has been done."""
     file = job.file()
     if file.exists():
-        return json.loads(file.read_text(encoding="utf-8"))
+        before: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        if before.keys() >= set(job.needed):
+            return before
     case = job.case
-    model = f"{case.mix} {job.seed % len(MIXES[case.mix][1])}"
+    model = f"{case.mix} {MIXES[case.mix].model(job.seed)}"
     if model not in _worlds:
         _worlds[model] = read_trace(job.data), cells(job.data, case.mix, job.seed)
     trace, sorts = _worlds[model]
@@ -95,6 +102,7 @@ def run(job: Job) -> dict[str, float]:
         seconds=case.seconds,
         most=case.most,
         seed=job.seed,
+        weather=WEATHERS.get(case.mix),
     )
     make: Make
     if job.policy in routing_ours.GRIDS:
@@ -102,7 +110,8 @@ def run(job: Job) -> dict[str, float]:
         said = curves(job.data, case.mix, job.seed, sorts, job.kept) if learnt else ()
         make = routing_ours.maker(job.policy, job.chosen, job.seed, said)
     else:
-        make = maker(job.policy, job.chosen, job.seed)
+        made_by = routing_cheap.maker if job.policy in routing_cheap.GRIDS else maker
+        make = made_by(job.policy, job.chosen, job.seed)
     ran, began = Run(made, make), time.perf_counter()
     ran.run()
     found = {**figures(ran), "requests": float(len(made.requests)), "took": time.perf_counter() - began}
@@ -123,8 +132,10 @@ def tuned(job: Job, seeds: int, several: ProcessPoolExecutor | None) -> Chosen:
         seconds=min(here.seconds, TUNED_S),
         most=min(here.most, TUNED_MOST),
     )
-    jobs = [replace(job, case=case, seed=TUNING_SEED + seed, chosen=chosen) for chosen in grid for seed in range(seeds)]
-    found = [each["mean"] for each in _all(jobs, several)]
+    by = "spent" if job.policy in BY_PRICE else "mean"
+    one = replace(job, case=case, needed=(by,))
+    jobs = [replace(one, seed=TUNING_SEED + seed, chosen=chosen) for chosen in grid for seed in range(seeds)]
+    found = [each[by] for each in _all(jobs, several)]
     of_each = [sum(found[at * seeds : (at + 1) * seeds]) for at in range(len(grid))]
     return grid[of_each.index(min(of_each))]
 
@@ -142,11 +153,13 @@ def bake(job: Job, policies: Sequence[str], seeds: Sequence[int], several: Proce
     jobs = [replace(job, policy=name, chosen=chosen[name], seed=seed) for name in chosen for seed in seeds]
     found = _all(jobs, several)
     by_name = {name: found[at * len(seeds) : (at + 1) * len(seeds)] for at, name in enumerate(chosen)}
-    lines.append(f"{'':20}" + "".join(f"{name:>9}" for name in (*SHOWN, "/oracle", "retried")))
+    lines.append(f"{'':20}" + "".join(f"{name:>9}" for name in (*SHOWN, "/oracle", "spent/", "retried")))
     for name, several_runs in by_name.items():
-        ratio = [mine["mean"] / its["mean"] for mine, its in zip(several_runs, by_name[ORACLE], strict=True)]
         values = [median(each[what] for each in several_runs) for what in SHOWN]
-        values += [median(ratio), median(each["retried"] for each in several_runs)]
+        for what in ("mean", "spent"):
+            ratios = [mine[what] / its[what] for mine, its in zip(several_runs, by_name[ORACLE], strict=True)]
+            values.append(median(ratios))
+        values.append(median(each["retried"] for each in several_runs))
         lines.append(f"{name:20}" + "".join(f"{value:9.3f}" for value in values))
     return lines
 

@@ -36,15 +36,58 @@ LARGEST: Final = 8  # devices: a volunteer's machine is no rack
 CACHE_SHARE: Final = 0.9  # of the memory that vLLM takes, less the weights, is left for the prefix cache
 LEAST_CACHE: Final = 8192  # tokens
 
-# One table and the models whose cells make a swarm; seeds take them in turn.
-MIXES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "volunteers": (
-        "argonne_measured.parquet",
-        ("meta-llama/Meta-Llama-3-8B", "mistralai/Mistral-7B-v0.1", "meta-llama/Llama-2-7b-hf"),
+USUAL_BYTES_PER_S: Final = 2e12  # of a device's memory: an A100's, whose hour is taken to cost 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """A sort of swarm: the rows that its machines are drawn from.
+
+    Attributes:
+        table: of observations. models: one for each swarm; seeds take them in turn.
+        hardware, engines, devices: what machines are left to these; empty: no matter which.
+    """
+
+    table: str
+    models: tuple[str, ...]
+    hardware: frozenset[str] = frozenset()
+    engines: frozenset[str] = frozenset()
+    devices: frozenset[int] = frozenset()
+
+    def model(self, seed: int) -> str:
+        """Return the model of a seed's swarm."""
+        return self.models[seed % len(self.models)]
+
+    def has(self, row: Row) -> bool:
+        """Tell whether a machine of this row may be in it."""
+        if row["strategy.disaggregated"] or int(row["strategy.devices"]) > LARGEST:
+            return False
+        wanted = (
+            (self.hardware, row["hardware.name"]),
+            (self.engines, row["strategy.engine"]),
+            (self.devices, int(row["strategy.devices"])),
+        )
+        return all(not some or value in some for some, value in wanted)
+
+
+MIXES: Final[Mapping[str, Mix]] = {
+    # Strangers' machines: five families of accelerators under four engines.
+    "volunteers": Mix(
+        table="argonne_measured.parquet",
+        models=("meta-llama/Meta-Llama-3-8B", "mistralai/Mistral-7B-v0.1", "meta-llama/Llama-2-7b-hf"),
     ),
-    "datacentre": (
-        "inferencex_measured.parquet",
-        ("openai/gpt-oss-120b", "meta-llama/Llama-3.1-70B", "deepseek-ai/DeepSeek-R1"),
+    # One owner's racks of large machines, of two generations and every size.
+    "clouds": Mix(
+        table="inferencex_measured.parquet",
+        models=("openai/gpt-oss-120b", "meta-llama/Llama-3.1-70B", "deepseek-ai/DeepSeek-R1"),
+    ),
+    # One owner's fleet of machines as equal as they come: there speeds tell nobody where to go, and load does.
+    "datacentre": Mix(
+        table="inferencex_measured.parquet",
+        models=("meta-llama/Llama-3.1-70B",),
+        hardware=frozenset({"h100_sxm", "h200_sxm"}),
+        engines=frozenset({"vllm"}),
+        devices=frozenset({4}),
     ),
 }
 
@@ -60,6 +103,7 @@ class Cell:
         turn: seconds that each uncached prompt token keeps the engine from the next prompt.
         cap: requests that it answers together.
         cache: tokens that its prefix cache holds.
+        hour: what an hour of one of its devices usually costs; 1 for an A100.
     """
 
     name: str
@@ -72,6 +116,7 @@ class Cell:
     turn: float
     cap: int
     cache: int
+    hour: float = 1.0
 
     def capacity(self, prompt: float, output: float) -> float:
         """Return the requests per second that it can answer of this mean length, in the steady state."""
@@ -82,14 +127,14 @@ class Cell:
 
 def cells(folder: Path, mix: str, seed: int) -> list[Cell]:
     """Return the cells of one swarm: those of one model of the mix."""
-    table, models = MIXES[mix]
-    model = models[seed % len(models)]
-    rows = [row for row in read_rows(folder / table) if row["model.name"] == model]
+    sort = MIXES[mix]
+    model = sort.model(seed)
+    rows = [row for row in read_rows(folder / sort.table) if row["model.name"] == model]
     by_cell: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        if not row["strategy.disaggregated"] and int(row["strategy.devices"]) <= LARGEST:
+        if sort.has(row):
             by_cell[str(row["hardware.name"]), str(row["strategy.name"])].append(row)
-    made = _measured_apart if table.startswith("inferencex") else _measured_whole
+    made = _measured_apart if sort.table.startswith("inferencex") else _measured_whole
     return [cell for key, several in sorted(by_cell.items()) if (cell := made(" ".join(key), several)) is not None]
 
 
@@ -157,6 +202,7 @@ def _cell(name: str, row: Row, tpot: Floats, first: Floats, token: Floats, turn:
         turn=turn,
         cap=cap,
         cache=max(int(free / float(row["model.kv_bytes_per_token"])), LEAST_CACHE),
+        hour=float(row["hardware.spec_bytes_per_s"]) / USUAL_BYTES_PER_S,
     )
 
 

@@ -26,7 +26,7 @@ APART: Final = 10_000_000  # between the context numbers of the tables
 
 def curves(folder: Path, mix: str, seed: int, cells: Sequence[Cell], kept: Path | None) -> list[Mapping[str, Any]]:
     """Return what the learner's process would say of each cell; kept in a file, as learning takes a minute."""
-    file = None if kept is None else kept / f"curves-{mix}-{seed % len(MIXES[mix][1])}.json"
+    file = None if kept is None else kept / f"curves-{mix}-{seed % len(MIXES[mix].models)}.json"
     if file is not None and file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
     rows = [row for number, name in enumerate(TABLES) for row in _rows(folder / name, number)]

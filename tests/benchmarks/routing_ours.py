@@ -4,7 +4,8 @@ Knows the simulation and the decision's parts, and does what the daemon's servic
 watching loads brings, `sent` to `done` what an answer's course tells. Bodies are not made: what is known of them is
 their length, four bytes a token, and that a conversation's turns begin alike.
 
-`GRIDS` names ways to run it. `ours` is as it is shipped; each other one has one thing known that ours must guess, or
+`GRIDS` names ways to run it. `ours` is as it is shipped; `ours_cost` and `ours_both` are told by their clients to look
+at the price, alone or as much as at the time. Each other one has one thing known that ours must guess, or
 something of ours taken away: what that is worth. `ours_true_means` knows how long answers are in the mean for chat and
 for code, which is the most that a guess by what was seen before can come to; `ours_true_lengths` each one's length.
 """
@@ -27,7 +28,7 @@ from node.core.prompt import Requester, RequesterKind
 from node.core.round_trips import RoundTrips
 from node.core.router import EXPLORE, Route
 from node.core.standings import Standings
-from node.core.wanted import Wanted
+from node.core.wanted import LATENCY, Aims, Wanted, Weights
 from protocol.ids import PeerId
 from protocol.load import Load
 from tests.benchmarks.routing_cells import Cell
@@ -42,6 +43,8 @@ SURE: Final = 0.05  # half width of a curve that is the truth
 
 GRIDS: Final[Mapping[str, Sequence[Chosen]]] = {
     "ours": [{"explore": explore} for explore in (EXPLORE, 0.0, 0.03)],
+    "ours_cost": [{"aims": (("cost", 1.0),)}],
+    "ours_both": [{"aims": (("latency", 0.5), ("cost", 0.5))}],
     "ours_true_curves": [{"curves": "true"}],
     "ours_true_lengths": [{"lengths": "true"}],
     "ours_true_means": [{"lengths": "means"}],
@@ -73,6 +76,7 @@ class Ours:
         lengths: str = "foretold",
         corrections: bool = True,
         affinity: bool = True,
+        aims: Weights = LATENCY,
     ) -> None:
         world = run.world
         self._rng = np.random.default_rng([seed, entry])
@@ -84,7 +88,11 @@ class Ours:
         if not corrections:
             self._experience.corrections = _Deaf()
         self._router = Predictive(curves=shelf, trips=self._trips, experience=self._experience, explore=explore)
-        self._lengths, self._remembers = lengths, affinity
+        self._lengths, self._remembers, self._aims = lengths, affinity, Aims(weights=aims)
+        self._offerings = [
+            Offering(replica=peer, devices=float(world.cells[says].devices), price=price)
+            for peer, says, price in zip(self._peers, world.says.tolist(), world.price.tolist(), strict=True)
+        ]
         requests = world.requests
         codes = requests.client >= CLIENTS
         self._means = [
@@ -120,6 +128,7 @@ class Ours:
             prompt_tokens=float(ask.prompt),
             output_tokens=tokens,
             body_bytes=int(BYTES_PER_TOKEN * ask.prompt),
+            aims=self._aims,
             marks=_marks(ask) if self._remembers else NO_MARKS,
         )
         self._route = self._router.choose(candidates, Plain(wanted), now=now, luck=self._rng.random)
@@ -167,15 +176,8 @@ class Ours:
         if self._there is None or now >= self._until:
             there = [node for node, heard in enumerate(self._heard) if heard > now - GONE_S]
             self._until = min((self._heard[node] for node in there), default=now) + GONE_S
-            cells = self._world.cells
-            self._there = Candidates(
-                [
-                    Offering(replica=self._peers[node], devices=float(cells[self._world.says[node]].devices))
-                    for node in there
-                ],
-                model=MODEL,
-                standings=self._standings,
-            )
+            offerings = [self._offerings[node] for node in there]
+            self._there = Candidates(offerings, model=MODEL, standings=self._standings)
         return self._there
 
 

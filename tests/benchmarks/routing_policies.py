@@ -9,6 +9,7 @@ too: compared is how peers are chosen, not how failures are handled.
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -197,6 +198,7 @@ class Daemon:
         self._number = {peer: number for number, peer in enumerate(self._peers)}
         self._standings = Standings()
         self._router = LeastOutstanding(prefer_local=False)
+        self._offerings = [Offering(replica=peer) for peer in self._peers]
         self._heard = np.full(run.world.nodes, -np.inf)
         self._shortlist = shortlist
 
@@ -210,7 +212,7 @@ class Daemon:
         there = np.flatnonzero(self._heard > now - GONE_S)
         if len(there) > self._shortlist:
             there = self._rng.choice(there, size=self._shortlist, replace=False)
-        offerings = [Offering(replica=self._peers[node]) for node in there]
+        offerings = [self._offerings[node] for node in there.tolist()]
         candidates = Candidates(offerings, model="", standings=self._standings)
         choices = self._router.choose(candidates, Plain(Wanted()), now=now, luck=self._rng.random).choices
         return self._number[choices[0].replica] if choices else None
@@ -227,6 +229,26 @@ class Daemon:
     def lost(self, ask: Ask, node: int, now: float, *, hung: bool) -> None:
         self._standings.ended(self._peers[node])
         self._standings.failed(self._peers[node], now, hung=hung)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Truth:
+    """What nodes would make of a prompt; shapes (n,).
+
+    Attributes:
+        seats: requests that each answers together; n: requests there with this one; seated: of these, with a seat.
+        speed: the factor on its times now. tpot, before: seconds per token with this request and without; both
+            without `speed`. turn: of prefill, with it; takes: seconds to the first token from there on, likewise.
+    """
+
+    seats: NDArray[np.int64]
+    n: NDArray[np.int64]
+    seated: NDArray[np.int64]
+    speed: Floats
+    tpot: Floats
+    before: Floats
+    turn: Floats
+    takes: Floats
 
 
 class Oracle(Known):
@@ -251,10 +273,12 @@ class Oracle(Known):
             self._pace = len(run.asks) / max(run.asks[-1].at, 1e-9) / run.world.nodes
 
     def choose(self, ask: Ask, now: float) -> int | None:
+        there = np.flatnonzero(self._run.alive)
+        return self.least(self.score(ask, there, now), there) if len(there) else None
+
+    def truth(self, ask: Ask, there: NDArray[np.intp], now: float) -> "Truth":
+        """Return what so many nodes would make of a prompt."""
         run, world = self._run, self._run.world
-        there = np.flatnonzero(run.alive)
-        if not len(there):
-            return None
         cell, seats = self._is_a[there], run.seats[there]
         speed = world.speed[there, min(int(now / 20.0), world.speed.shape[1] - 1)]
         n = run.outstanding[there] + 1
@@ -263,16 +287,30 @@ class Oracle(Known):
         for node in (holders := run.holders.get(ask.session, {})):
             cached[node] = min(holders[node], ask.prefix)
         uncached = np.maximum(ask.prompt - cached[there], 1.0)
-        tpot, before = run.tpot[cell, seated], run.tpot[cell, np.maximum(seated - 1, 1)]
         turn = uncached * self._turn[there] * speed
+        return Truth(
+            seats=seats,
+            n=n,
+            seated=seated,
+            speed=speed,
+            tpot=run.tpot[cell, seated],
+            before=run.tpot[cell, np.maximum(seated - 1, 1)],
+            turn=turn,
+            takes=np.maximum((self._first[cell, seated] + self._token[cell, seated] * uncached) * speed, turn),
+        )
+
+    def score(self, ask: Ask, there: NDArray[np.intp], now: float) -> Floats:
+        """Return what the prompt would add to the sum of latencies at each."""
+        it = self.truth(ask, there, now)
         way = self.rtt[there] + ask.prompt * self._upload
-        queue = np.maximum(run.free_at[there] - now - 0.5 * way, 0.0)
-        seat = np.maximum(n - seats, 0) * self.length[0] * tpot * speed / seats
-        takes = np.maximum((self._first[cell, seated] + self._token[cell, seated] * uncached) * speed, turn)
-        own = way + queue + seat + takes + ask.output * tpot * speed
-        theirs = np.maximum(n - 1, 0) * min(ask.output, self.length[0]) * np.maximum(tpot - before, 0.0) * speed
-        behind = turn * np.maximum(n - seats, 0) / seats + self._pace * turn * (queue + turn)
-        return self.least(own + self._others * theirs + self._later * behind, there)
+        queue = np.maximum(self._run.free_at[there] - now - 0.5 * way, 0.0)
+        waiting = np.maximum(it.n - it.seats, 0)
+        seat = waiting * self.length[0] * it.tpot * it.speed / it.seats
+        own = way + queue + seat + it.takes + ask.output * it.tpot * it.speed
+        slower = np.maximum(it.tpot - it.before, 0.0) * it.speed
+        theirs = np.maximum(it.n - 1, 0) * min(ask.output, self.length[0]) * slower
+        behind = it.turn * waiting / it.seats + self._pace * it.turn * (queue + it.turn)
+        return own + self._others * theirs + self._later * behind
 
 
 Make = Callable[[Run, int], Policy]

@@ -8,7 +8,7 @@ An engine here: a request that finds a seat (`Cell.cap`) takes its turn for pref
 seconds per uncached token; from there to its first token it is what was measured at that many requests, and its further
 tokens come at the TPOT measured at as many as there are at each moment. Without a seat it waits, first come first
 served. The prefix cache forgets the conversation that was used longest ago. What a request costs is the device-seconds
-of its prefill's turn and of its share in every decode step.
+of its prefill's turn and of its share in every decode step; what is spent on it is these at their nodes' prices.
 """
 
 import heapq
@@ -20,7 +20,6 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from tests.benchmarks.routing_cells import Floats
 from tests.benchmarks.routing_world import ADVERT_S, DRIFT_S, NEVER, STALE_S, World
 
 HANG_S: Final = 5.0  # until an entry gives a silent node up; resets are told after a round trip
@@ -142,7 +141,9 @@ class Run:
         self.entry = requests.entry.tolist()
         n = len(requests)
         self.latency = np.full(n, np.nan)
-        self.cost = np.zeros(n)
+        self.cost, self.spent = np.zeros(n), np.zeros(n)
+        self._devices = [world.cells[cell].devices for cell in world.is_a.tolist()]
+        self._price = (world.price / 3600.0).tolist()  # of a device-second
         self.tries = np.zeros(n, dtype=np.int64)
         self.ended = np.zeros(n, dtype=np.int64)
         self.served_by = np.full(n, -1)
@@ -234,11 +235,16 @@ class Run:
         turn = uncached * self.world.cells[engine.cell].turn * factor
         engine.free_at = begin + turn
         self.free_at[node] = engine.free_at
-        self.cost[number] += turn * self.world.cells[engine.cell].devices
+        self._pay(number, node, turn)
         takes = max((self._first[engine.cell][n] + self._token[engine.cell][n] * uncached) * factor, turn)
         engine.prefilling[number] = uncached
         engine.ahead += uncached
         self._push(begin + takes, FIRST, number, int(self.tries[number]))
+
+    def _pay(self, number: int, node: int, seconds: float) -> None:
+        cost = seconds * self._devices[node]
+        self.cost[number] += cost
+        self.spent[number] += cost * self._price[node]
 
     def _first_token(self, number: int, attempt: int) -> None:
         if self.tries[number] != attempt:
@@ -301,7 +307,7 @@ class Run:
             _, number = heapq.heappop(engine.decoding)
             del engine.here[number]
             ask = self.asks[number]
-            self.cost[number] += (engine.shared - self._begun[number]) * self.world.cells[engine.cell].devices
+            self._pay(number, node, engine.shared - self._begun[number])
             self._remember(engine, node, ask)
             self.outstanding[node] -= 1
             self._ride(number, engine, node)
@@ -382,18 +388,3 @@ class Run:
         node = int(self.served_by[number])
         self.policy(number).lost(self.asks[number], node, self.now, hung=bool(self.world.hangs[node]))
         self._arrive(number, 0)
-
-
-def figures(run: Run) -> dict[str, float]:
-    """Return what a run came to: seconds and device-seconds of the requests after the warm-up."""
-    counted = run.world.requests.at >= run.world.warm
-    latency: Floats = run.latency[counted]
-    p50, p95, p99 = np.percentile(latency, (50, 95, 99))
-    return {
-        "mean": float(latency.mean()),
-        "p50": float(p50),
-        "p95": float(p95),
-        "p99": float(p99),
-        "cost": float(run.cost[counted].mean()),
-        "retried": float((run.tries - 1).sum()),
-    }

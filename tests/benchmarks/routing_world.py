@@ -14,10 +14,12 @@ What is drawn, and from what:
 - Conversations: the trace names none. Half of its chat requests are taken for a turn that follows an earlier one, where
   there is one 10 to 120 s before whose prompt and answer together are not longer than this prompt, and not shorter than
   half of it; both are the common prefix. Code requests share nothing.
+- Prices: an hour of a device costs in proportion to its memory's bandwidth, times what its owner makes of that (a
+  log-normal factor); drawn apart, so that who looks at no price meets the same world as before there were any.
 - Each client is of one sort (chat or code) and enters at one node.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from csv import reader
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +40,7 @@ DRIFT_KEPT: Final = 0.8
 LIARS: Final = 0.1
 RTT_MEDIAN_S, RTT_P95_S = 0.108, 0.300
 UPLOAD_MEDIAN, UPLOAD_SD = 20e6, 0.8  # bit/s
+PRICE_SD: Final = 0.4  # log-price: how owners of equal machines differ
 BYTES_PER_TOKEN: Final = 4.0
 ADVERT_S, STALE_S, STALE = 2.0, 30.0, 0.05  # s between load adverts; of one node in twenty
 DYING: Final = 0.06  # of the nodes die once in a run; half of those come back, half hang instead of resetting
@@ -84,6 +87,7 @@ class World:
         rtt: seconds, shape (entries, nodes). upload: seconds per prompt token, shape (entries,).
         advert: seconds between the load adverts of each node; phase: of the first one.
         joins, dies, returns: when; NEVER for what does not happen. hangs: whether its death resets nothing.
+        price: of an hour of one device of each node, as it asks; shape (nodes,).
         warm: seconds at the beginning whose requests are not counted.
     """
 
@@ -100,6 +104,7 @@ class World:
     returns: Floats
     hangs: NDArray[np.bool_]
     requests: Requests
+    price: Floats
     warm: float
 
     @property
@@ -120,7 +125,27 @@ class Weather:
     advert_s: float = ADVERT_S
     bursts: int = BURSTS
     rtt_s: float = RTT_MEDIAN_S
+    rtt_p95: float = RTT_P95_S / RTT_MEDIAN_S  # of the median
+    upload: float = UPLOAD_MEDIAN
+    node_sd: float = NODE_SD
+    drift_sd: float = DRIFT_SD
     entries: int = ENTRIES
+
+
+# By mix, where it is not the swarm's: a fleet of one owner, in one building, cooled alike and with nobody else on it.
+WEATHERS: Final[Mapping[str, Weather]] = {
+    "datacentre": Weather(
+        liars=0.0,
+        dying=0.02,
+        joining=0.0,
+        stale=0.0,
+        rtt_s=0.0005,
+        rtt_p95=2.0,
+        upload=10e9,
+        node_sd=0.02,
+        drift_sd=0.03,
+    ),
+}
 
 
 def world(
@@ -149,35 +174,37 @@ def world(
     rate = load * float(can[is_a].sum())
     seconds = min(seconds, most / rate)
     steps = int(seconds * 4 / DRIFT_S) + 2  # what is late is answered too
-    own = rng.normal(0.0, NODE_SD, (nodes, 1)) + _drift(rng, nodes, steps)
+    own = rng.normal(0.0, weather.node_sd, (nodes, 1)) + _drift(rng, nodes, steps, weather.drift_sd)
     dies = np.where(rng.random(nodes) < weather.dying, rng.uniform(0.1, 0.9, nodes) * seconds, NEVER)
     again = np.where(rng.random(nodes) < 0.5, dies + rng.uniform(*AWAY_S, nodes), NEVER)
     joins = np.where(rng.random(nodes) < weather.joining, rng.uniform(0.0, 0.5, nodes) * seconds, 0.0)
     joins[np.argmax(can[is_a])] = 0.0  # somebody is there from the beginning
     dies[np.argmax(can[is_a])] = NEVER
-    rtt_sd = np.log(RTT_P95_S / RTT_MEDIAN_S) / 1.645
+    rtt_sd = np.log(weather.rtt_p95) / 1.645
+    asked = np.random.default_rng([seed, nodes, round(100 * load), 1]).normal(0.0, PRICE_SD, nodes)
     return World(
         cells=tuple(cells),
         is_a=is_a,
         says=says,
         speed=np.exp(own) if weather.unequal else np.ones((nodes, steps)),
         rtt=weather.rtt_s * np.exp(rng.normal(0.0, rtt_sd, (weather.entries, nodes))),
-        upload=8 * BYTES_PER_TOKEN / (UPLOAD_MEDIAN * np.exp(rng.normal(0.0, UPLOAD_SD, weather.entries))),
+        upload=8 * BYTES_PER_TOKEN / (weather.upload * np.exp(rng.normal(0.0, UPLOAD_SD, weather.entries))),
         advert=np.where(rng.random(nodes) < weather.stale, STALE_S, weather.advert_s),
         phase=rng.random(nodes),
         joins=joins,
         dies=np.where(dies > joins, dies, NEVER),
-        returns=np.where(dies > joins, again, NEVER),
+        returns=np.where((dies > joins) & (dies < NEVER), again, NEVER),  # who never dies does not come back either
         hangs=rng.random(nodes) < 0.5,
         requests=trace.replay(rate, seconds, weather.bursts, weather.entries, rng),
+        price=np.array([cell.hour for cell in cells])[is_a] * np.exp(asked),
         warm=0.15 * seconds,
     )
 
 
-def _drift(rng: np.random.Generator, nodes: int, steps: int) -> Floats:
+def _drift(rng: np.random.Generator, nodes: int, steps: int, sd: float) -> Floats:
     found = np.empty((nodes, steps))
-    found[:, 0] = rng.normal(0.0, DRIFT_SD, nodes)
-    fresh = DRIFT_SD * np.sqrt(1 - DRIFT_KEPT**2)
+    found[:, 0] = rng.normal(0.0, sd, nodes)
+    fresh = sd * np.sqrt(1 - DRIFT_KEPT**2)
     for step in range(1, steps):
         found[:, step] = DRIFT_KEPT * found[:, step - 1] + rng.normal(0.0, fresh, nodes)
     return found

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.benchmarks import routing_ours, routing_policies
+from tests.benchmarks import routing_cheap, routing_ours, routing_policies
 from tests.benchmarks.routing_cells import MOST_TOGETHER, Cell, _measured_apart, _measured_whole
+from tests.benchmarks.routing_figures import figures
 from tests.benchmarks.routing_policies import GRIDS, maker
-from tests.benchmarks.routing_run import HANG_S, Advert, Ask, Policy, Run, figures
-from tests.benchmarks.routing_world import CODE, Requests, Trace, Weather, World, world
+from tests.benchmarks.routing_run import HANG_S, Advert, Ask, Policy, Run
+from tests.benchmarks.routing_world import CODE, NEVER, WEATHERS, Requests, Trace, Weather, World, world
 
 SECONDS = 25.0  # of virtual time
 CALM = Weather(unequal=False, liars=0.0, dying=0.0, joining=0.0, stale=0.0, bursts=0, rtt_s=0.02, entries=2)
@@ -49,8 +50,13 @@ def swarm(*slower: float, load: float = 0.6, seed: int = 0, weather: Weather | N
 
 
 def ran(made: World, name: str, seed: int = 0, **chosen: float) -> Run:
-    ours = name in routing_ours.GRIDS
-    make = routing_ours.maker(name, chosen, seed, ()) if ours else maker(name, chosen or GRIDS[name][0], seed)
+    if name in routing_ours.GRIDS:
+        learnt = [said_of(each) for each in made.cells] if routing_ours.foretold(name) else ()
+        make = routing_ours.maker(name, chosen, seed, learnt)
+    elif name in routing_cheap.GRIDS:
+        make = routing_cheap.maker(name, chosen, seed)
+    else:
+        make = maker(name, chosen or GRIDS[name][0], seed)
     run = Run(made, make)
     run.run()
     return run
@@ -97,7 +103,7 @@ class Always:
         self.losses.append((now, hung))
 
 
-@pytest.mark.parametrize("name", [*GRIDS, "ours_true_curves", "ours_no_curves"])
+@pytest.mark.parametrize("name", [*GRIDS, *routing_cheap.GRIDS, "ours_true_curves", "ours_no_curves", "ours_cost"])
 def test_each_request_ends_once_whatever_dies(name: str) -> None:
     made = swarm(1.0, 3.0, 9.0, weather=Weather(dying=0.5, joining=0.3, liars=0.3, stale=0.3, entries=3))
     run = ran(made, name)
@@ -130,6 +136,35 @@ def test_two_together_decode_at_the_pace_of_two_and_share_the_cost() -> None:
     run = alone((1.0, 10, 1001, 0, 0), (1.0, 10, 1001, 0, 1))(only)
     assert run.latency[0] == pytest.approx(1000 * only.tpot[2], rel=0.01)
     assert run.cost[0] == pytest.approx(run.latency[0] / 2, rel=0.01)
+
+
+def test_what_is_spent_is_the_device_seconds_at_the_price_of_whoever_gave_them() -> None:
+    made = replace(swarm(1.0, weather=CALM, nodes=2), price=np.array([3600.0, 7200.0]))
+    run = ran(made, "random")
+    assert run.spent == pytest.approx(run.cost * np.where(run.served_by == 0, 1.0, 2.0))
+    assert figures(run)["spent"] == pytest.approx(1000 * run.spent[made.requests.at >= made.warm].mean())
+
+
+def test_who_looks_at_prices_spends_less_and_the_oracle_of_prices_least() -> None:
+    made = swarm(1.0, 3.0, load=0.3, weather=replace(CALM, entries=1))
+    fast, cheapest, oracle = (figures(ran(made, name)) for name in ("oracle", "cheapest", "oracle_of_prices"))
+    assert oracle["spent"] < cheapest["spent"] < fast["spent"]
+    assert fast["mean"] < oracle["mean"]
+
+
+def test_prices_change_nothing_else_of_a_world() -> None:
+    one, two = (swarm(1.0, 3.0, seed=seed) for seed in (0, 1))
+    assert np.all(one.price > 0)
+    assert not np.array_equal(one.price, two.price)
+    assert figures(ran(replace(one, price=two.price), "ours"))["mean"] == figures(ran(one, "ours"))["mean"]
+
+
+def test_a_fleet_of_one_owner_is_near_and_equal() -> None:
+    fleet = swarm(1.0, weather=WEATHERS["datacentre"], nodes=50)
+    strangers = swarm(1.0, nodes=50)
+    assert fleet.rtt.max() < 0.01 < strangers.rtt.min()
+    assert fleet.speed.std() < 0.3 * strangers.speed.std()
+    assert np.array_equal(fleet.is_a, fleet.says)
 
 
 def test_prefills_take_turns() -> None:
@@ -224,6 +259,12 @@ def said_of(only: Cell) -> dict[str, object]:
     }
 
 
+def test_nobody_comes_back_who_did_not_die() -> None:
+    for seed in range(20):
+        made = swarm(1.0, 3.0, seed=seed, weather=Weather(dying=1.0, joining=0.5))
+        assert np.all(made.dies[made.returns < NEVER] < made.returns[made.returns < NEVER])
+
+
 def test_a_liar_is_what_it_is_and_says_what_is_fastest() -> None:
     made = swarm(1.0, 9.0, weather=Weather(liars=1.0))
     assert set(made.is_a) == {0, 1}
@@ -269,13 +310,14 @@ def test_a_cell_is_drawn_from_rows_and_leaves_out_where_clients_queued() -> None
             "workload.prompt_tokens": prompt, "workload.concurrency": concurrency, "outcome.ttft_mean_s": ttft,
             "outcome.tpot_mean_s": tpot, "strategy.devices": 2, "strategy.precision": "fp8", "hardware.family": "f",
             "hardware.memory_bytes": 8e10, "model.parameters": 7e10, "model.kv_bytes_per_token": 3e5,
+            "hardware.spec_bytes_per_s": 4e12,
         }  # fmt: skip
 
     rows = [row(1024, 4, 0.1, 0.010), row(1024, 16, 0.2, 0.020), row(1024, 64, 0.4, 0.040), row(1024, 128, 9.0, 0.05)]
     rows += [row(8192, 4, 0.5, 0.011), row(8192, 16, 0.9, 0.022), row(8192, 64, 1.8, 0.044)]
     made = _measured_apart("a", rows)
     assert made is not None
-    assert made.cap == 64
+    assert (made.cap, made.hour) == (64, 2.0)
     assert made.tpot[16] == pytest.approx(0.020)
     assert 0.010 < made.tpot[8] < 0.020
     assert made.first[4] + 1024 * made.token[4] == pytest.approx(0.1)
@@ -324,3 +366,11 @@ def test_who_fails_is_barred_and_for_longer_each_time() -> None:
         policy.lost(ask, 0, now, hung=False)
         assert list(policy.open(until - 0.1)) == [1]
         assert list(policy.open(until)) == [0, 1]
+
+
+def test_ours_spends_less_where_its_clients_ask_for_that_and_still_answers_in_time() -> None:
+    made = swarm(1.0, 3.0, load=0.3, weather=replace(CALM, entries=1))
+    fast, both, cheap = (figures(ran(made, name)) for name in ("ours", "ours_both", "ours_cost"))
+    assert max(both["spent"], cheap["spent"]) < 0.8 * fast["spent"]
+    assert fast["mean"] < both["mean"] < 3 * fast["mean"]
+    assert both["mean"] < cheap["mean"] < 10 * fast["mean"]

@@ -145,18 +145,18 @@ def test_status_tells_how_well_answers_are_foretold(canned_node: CannedNode, met
     experience = Experience(key=bytes(16))
 
     def line(resumed: int = 0) -> str:
-        facts = routing_facts(experience, FakeAccounts(), resumed=resumed)
+        facts = routing_facts(experience, FakeAccounts(), resumed=resumed, clock=lambda: 90.0)
         canned_node.answer("GET", "/status", STATUS | {"routing": facts})
         out = metainf("status")[1]
         return next(each for each in out.splitlines() if each.startswith("routing"))
 
     assert "nothing to hold against what was foretold yet" in line()
-    experience.tpot.add(-0.0953, 0.1)
+    experience.tpot.add(-0.0953, 0.1, 0.0)
     assert "further tokens foretold within 10% (mean, 9% faster on the whole), 100% in their" in line()
     assert "first tokens" not in line()
     for _ in range(60):
-        experience.ttft.add(0.3, 0.001)
-    assert "DRIFTED: first tokens come no longer as foretold" in line(3)
+        experience.ttft.add(0.3, 0.001, 0.0)
+    assert "DRIFTED: first tokens (x1.35) come no longer as foretold, `metainf doctor` says" in line(3)
     assert "3 answers went on elsewhere" in line(3)
     canned_node.answer("GET", "/status", STATUS)
     assert "routing" not in metainf("status")[1]  # a node by itself
@@ -169,3 +169,25 @@ def test_status_tells_how_well_answers_are_foretold(canned_node: CannedNode, met
 )  # fmt: skip
 def test_times_have_the_unit_that_fits(value: float | None, told: str) -> None:
     assert words.seconds(value) == told
+
+
+def test_a_prompt_that_two_were_asked_at_once_is_explained(canned_node: CannedNode, metainf: Metainf) -> None:
+    account = answered()
+    first, second = account.attempts
+    first.outcome, second.reason = "outrun", "hedge"
+    canned_node.answer("GET", "/explain/r-1", explain(account) | {"age_s": 1.0})
+    out = metainf("explain", "r-1")[1]
+    assert f"asked     {PEERS[0]} was left: another was first" in out
+    assert "why       hedge: who was asked before it was late with the first byte" in out
+    assert row(out, ">")[1] == f"…{str(PEERS[1])[-8:]}"
+    account.attempts.reverse()  # the second one came to nothing
+    canned_node.answer("GET", "/explain/r-1", explain(account) | {"age_s": 1.0})
+    assert row(metainf("explain", "r-1")[1], ">")[1] == f"…{str(PEERS[1])[-8:]}"
+
+
+def test_status_tells_of_late_first_tokens_that_were_asked_for_elsewhere(
+    canned_node: CannedNode, metainf: Metainf
+) -> None:
+    facts = routing_facts(Experience(key=bytes(16)), FakeAccounts(), resumed=0, hedged=3, hedges_won=2)
+    canned_node.answer("GET", "/status", STATUS | {"routing": facts})
+    assert "3 late first tokens asked for elsewhere as well, 2 came from there" in metainf("status")[1]

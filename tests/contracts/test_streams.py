@@ -1,6 +1,7 @@
 """What every `Swarm` with `Streams` promises: libp2p on real sockets, and the fake network that stands in for it."""
 
 import os
+import random
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -434,3 +435,53 @@ async def test_a_peer_that_does_not_answer_costs_the_patience_and_no_more(stagin
             async with stage.one.open(stranger, ECHO, patience=0.5):
                 raise AssertionError
         assert trio.current_time() - began < 5
+
+
+@both
+async def test_whoever_waits_for_a_frame_may_give_up_at_any_moment_and_loses_nothing(staging: Staging) -> None:
+    luck = random.Random(5)  # noqa: S311 -- the same moments every time
+    async with staging() as stage:
+        stage.two.serve(ECHO, echo)
+        async with stage.one.open(stage.two.me, ECHO, patience=PATIENCE) as stream:
+            for number in range(100):
+                sent = [b"%d" % number, b"and"]
+                await stream.send(*sent)
+                heard: list[bytes | None] = []
+                with trio.fail_after(PATIENCE):
+                    while len(heard) < len(sent):
+                        with trio.move_on_after(luck.choice((0, 0.0001, 0.0005, 0.002, 0.01))):
+                            heard.append(await stream.receive())
+                assert heard == sent
+
+
+@both
+async def test_two_hundred_and_fifty_six_exchanges_with_one_peer_go_on_at_once(staging: Staging) -> None:
+    many = 256
+    there, here = 0, 0
+    all_there = trio.Event()
+
+    async def answer_when_all_ask(stream: PeerStream) -> None:
+        nonlocal there
+        payload = await stream.receive()
+        there += 1
+        if there == many:
+            all_there.set()
+        await all_there.wait()
+        assert payload is not None
+        await stream.send(payload)
+
+    async def ask(stage: Stage, number: int) -> None:
+        nonlocal here
+        async with stage.one.open(stage.two.me, ECHO, patience=PATIENCE) as stream:
+            await stream.send(b"%d" % number)
+            assert await stream.receive() == b"%d" % number
+            here += 1
+
+    async with staging() as stage:
+        stage.two.serve(ECHO, answer_when_all_ask)
+        await stage.one.connect(stage.two.me)
+        with trio.fail_after(3 * PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for number in range(many):
+                    nursery.start_soon(ask, stage, number)
+    assert here == many

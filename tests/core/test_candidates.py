@@ -1,13 +1,14 @@
 """Candidates as columns: what adverts say of cost, read with care; rows remembered for as long as they hold."""
 
 from dataclasses import replace
-from math import isnan
+from math import inf, isnan, nan
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node.core.candidates import MOST_DEVICES, USUAL_WATTS, Candidates, Offering, offered, offering
+from node.core.candidates import MOST_DEVICES, USUAL_WATTS, Candidates, Offering, offered, offering, told_price
 from node.core.corrections import Corrections, Seen
 from node.core.standings import Standings
 from protocol.advert import Accelerator, Advert, Hardware
@@ -79,3 +80,33 @@ def test_the_own_machine_is_told_in_the_same_words_as_a_peer_s() -> None:
     assert (told.devices, told.watts, told.caches, told.guesses) == (2.0, 2 * USUAL_WATTS, False, True)
     plain = offered(ANNE, hardware=None, strategy=None)
     assert (plain.devices, plain.watts, plain.caches, plain.guesses) == (1.0, USUAL_WATTS, True, False)
+
+
+def test_the_owners_price_of_the_machine_is_told_as_that_of_one_device() -> None:
+    two = Hardware(accelerators=(Accelerator(name="L4", count=2),))
+    told = told_price(3.0, two)
+    assert told == {"device_hour_micro": 1_500_000}
+    assert offered(ANNE, hardware=two, strategy=None, price=told).price == 1.5
+    assert told_price(0.5, None) == {"device_hour_micro": 500_000}
+    assert told_price(0.0, None) == {"device_hour_micro": 0}
+    assert told_price(None, two) is None
+
+
+def test_an_offer_tells_its_context_and_who_tells_none_may_hold_anything() -> None:
+    assert offering(ANNE, advert(), context=4096).context == 4096.0
+    assert offering(ANNE, advert()).context == inf
+
+
+def test_some_of_them_keep_their_order_their_columns_and_who_is_here() -> None:
+    offerings = [Offering(replica=peer, price=float(at), context=100.0 * at) for at, peer in enumerate(PEERS[:4])]
+    candidates = Candidates(offerings, model="m", standings=Standings(), local=PEERS[2])
+    some = candidates.only(np.array([False, True, True, False]))
+    assert (some.replicas, some.local, some.price.tolist()) == (tuple(PEERS[1:3]), 1, [1.0, 2.0])
+    assert (some.shortest, some.longest) == (100.0, 200.0)
+    assert candidates.only(np.array([True, False, False, False])).local is None
+
+
+@pytest.mark.parametrize(("prices", "priced"), [((0.0, 2.0), False), ((nan, 2.0), False), ((1.0, 0.0), True)])
+def test_what_the_own_engine_is_worth_is_no_price(prices: tuple[float, float], priced: bool) -> None:
+    offerings = [Offering(replica=peer, price=price) for peer, price in zip((ANNE, BERT), prices, strict=True)]
+    assert Candidates(offerings, model="m", standings=Standings(), local=BERT).priced is priced

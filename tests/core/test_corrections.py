@@ -7,7 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.core.corrections import BOUND, LINES, RETURN_S, UNKNOWN_ROW, Column, Corrections, Seen, at, prior
+from node.core.corrections import (
+    BOUND,
+    FAR,
+    LEAST_PRIOR,
+    LINES,
+    RETURN_S,
+    UNKNOWN_ROW,
+    Column,
+    Corrections,
+    Seen,
+    at,
+    prior,
+)
+from protocol.ids import PeerId
 from tests.core.routing import PEERS
 
 ANNE, BERT = PEERS[:2]
@@ -73,6 +86,46 @@ def test_another_run_of_the_node_starts_anew() -> None:
     assert now_of(corrections, 0.0, run=2)[0] == 0.0
     corrections.observe(ANNE, "m", seen(0.0), run=2, now=0.0)
     assert now_of(corrections, 0.0, run=2)[0] == 0.0
+
+
+def foretold(corrections: Corrections, replica: PeerId, model: str = "m", *, width: float = WIDTH) -> float:
+    columns = corrections.columns(corrections.rows([replica], model))
+    added, _ = at(columns, np.array([1.0]), np.full((2, 1), width), 0.0, corrections.common(model))
+    assert added[1, 0] == 0.0  # nothing was said of the time per token
+    return float(added[0, 0])
+
+
+def test_who_has_not_answered_is_taken_to_be_off_by_half_of_what_the_only_one_is() -> None:
+    corrections = Corrections()
+    for _ in range(30):
+        corrections.observe(ANNE, "m", seen(-0.5), run=1, now=0.0)
+    theirs = foretold(corrections, ANNE)
+    assert theirs == pytest.approx(-0.5, abs=0.05)
+    assert foretold(corrections, BERT) == pytest.approx(theirs / 2, rel=0.1)
+    sure = foretold(corrections, BERT, width=0.01)
+    assert sure == pytest.approx(foretold(corrections, BERT) * (LEAST_PRIOR / prior(WIDTH)) ** 0.5)
+    assert foretold(corrections, BERT, "another model") == 0.0
+
+
+def test_what_many_say_is_nearly_believed_and_what_one_says_of_itself_no_further_than_is_likely() -> None:
+    corrections = Corrections()
+    for peer in PEERS[1:7]:
+        for _ in range(30):
+            corrections.observe(peer, "m", seen(-0.5), run=1, now=0.0)
+    assert foretold(corrections, ANNE) == pytest.approx(-0.5 * 6 / 7, rel=0.1)
+    alone = Corrections()
+    for _ in range(30):
+        alone.observe(BERT, "m", seen(log(50)), run=1, now=0.0)
+    assert foretold(alone, BERT) == pytest.approx(log(50), rel=0.05)
+    assert 0.0 < foretold(alone, ANNE) <= FAR / 2 * prior(WIDTH) ** 0.5
+
+
+def test_whoever_is_forgotten_speaks_for_nobody() -> None:
+    corrections = Corrections()
+    corrections.observe(BERT, "m", seen(-0.5), run=1, now=0.0)
+    assert foretold(corrections, ANNE) < 0.0
+    corrections.drop(BERT, "m")
+    assert foretold(corrections, ANNE) == 0.0
 
 
 def test_a_rough_figure_moves_less() -> None:

@@ -1,12 +1,11 @@
 """What answers teach: lengths, corrections, prefixes, and how often forecasts were right."""
 
 from dataclasses import replace
-from math import log
 
 import pytest
 
 from node.core.answer_meter import MICRO, Measured
-from node.core.experience import ENOUGH, Calibration, Experience
+from node.core.experience import Experience
 from node.core.forecast import Guess
 from node.core.prompt import OWNER, Prompt
 from node.core.wanted import FASTEST, Wanted
@@ -96,12 +95,12 @@ def test_several_answers_at_once_are_no_measure_of_one() -> None:
     assert len(it.experience.corrections) == 0
 
 
-def test_calibration_tells_error_bias_and_coverage_and_when_they_drift() -> None:
-    good, bad = Calibration(), Calibration()
-    for number in range(ENOUGH + 20):
-        good.add(0.1 if number % 2 else -0.1, 0.04)
-        bad.add(log(3), 0.04)
-    assert (good.drifted, bad.drifted) == (False, True)
-    assert good.facts()["coverage_90"] > 0.9
-    assert abs(float(good.facts()["bias"])) < 0.02
-    assert float(bad.facts()["bias"]) == pytest.approx(log(3), rel=0.01)
+def test_drift_is_dated_by_the_answers_that_show_it() -> None:
+    it, guess = stage()
+    for number in range(60):
+        it.experience.began(guess, 50 * guess.first_byte, 1000.0 + number)
+        it.experience.went_on(guess, 50 * guess.token, 2000.0 + number)
+    first, token = it.experience.ttft.drift(), it.experience.tpot.drift()
+    assert first is not None
+    assert token is not None
+    assert (first.since, token.since) == (1000.0, 2000.0)

@@ -93,3 +93,13 @@ def test_an_answer_that_goes_on_elsewhere_keeps_who_gave_its_beginning_within_bo
     assert told["attempts"] == []
     assert [each["replica"] for each in told["earlier"]] == [str(peer) for peer in PEERS[2 : EARLIER + 2]]
     assert told["earlier"][0]["outcome"] == "broken"
+
+
+def test_who_answers_is_the_last_that_was_not_outrun_by_another() -> None:
+    account = Accounts().open("r-1", 0.0)
+    assert account.last is None
+    for replica, outcome in zip(PEERS, ("refused", "answered", "outrun"), strict=False):
+        account.attempts.append(Attempt(replica=replica, reason="best", asked_at=0.0, outcome=outcome))
+    assert account.last is account.attempts[1]
+    account.attempts[1].outcome, account.attempts[2].outcome = "outrun", "running"
+    assert account.last is account.attempts[2]

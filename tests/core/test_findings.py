@@ -11,11 +11,16 @@ from node.core.findings import (
     judge_clock,
     judge_disk,
     judge_engine,
+    judge_forecasts,
     judge_gpu,
     judge_memory,
     judge_port,
 )
 
+DRIFTS = {
+    "ttft": {"answers": 80},
+    "drift": {"ttft": {"factor": 1.8, "coverage_90": 0.55, "for_s": 240.0, "remedy": "look at whose answers are late"}},
+}
 ENGINE = EngineFacts(
     wanted=True, python="python", vllm="0.32.0", model_trouble="", running_state=None, running_reason=None
 )
@@ -35,6 +40,9 @@ def test_a_healthy_machine_has_nothing_to_do() -> None:
         judge_clock(synchronised=None, now=2.0, built=1.0),
         judge_port(address="127.0.0.1:8470", free=True, owner=None, ours=False),
         judge_port(address="127.0.0.1:8470", free=False, owner="python, pid 3", ours=True),
+        judge_forecasts(None),
+        judge_forecasts({}),
+        judge_forecasts(DRIFTS | {"drift": {}}),
     ]
     assert [(f.subject, f.verdict, f.remedy) for f in findings if f.verdict is not Verdict.OK or f.remedy] == []
 
@@ -54,6 +62,7 @@ def test_a_healthy_machine_has_nothing_to_do() -> None:
         (judge_clock(synchronised=True, now=1.0, built=2.0), Verdict.FAILURE, "past"),
         (judge_port(address="127.0.0.1:8470", free=False, owner="nginx, pid 8", ours=False), Verdict.FAILURE, "nginx"),
         (judge_port(address="127.0.0.1:8470", free=False, owner=None, ours=False), Verdict.FAILURE, "taken"),
+        (judge_forecasts(DRIFTS), Verdict.WARNING, "TTFT is 1.8 times what is foretold, 55% in 90 % intervals, for 4"),
     ],
     ids=lambda value: value.finding if isinstance(value, Finding) else "",
 )

@@ -466,3 +466,12 @@ def test_a_claim_of_a_million_prompts_makes_a_bounded_crowd_and_strangers_none()
     assert stage.forecast().crowd == 0.0
     stage.standings.read(PEERS[1], Load(running=10**6, waiting=0, slots=64), 0.0)
     assert stage.forecast().crowd == MOST_CROWD
+
+
+def test_a_route_to_nobody_tells_what_was_foretold_for_when_to_come_back() -> None:
+    stage = Stage([curve(), curve()])
+    for peer in stage.peers:
+        stage.standings.read(peer, Load(running=4, waiting=4, slots=4, accepting=False), 0.0)
+    route = stage.route(now=0.5)
+    assert (route.choices, route.reason) == ((), "not_accepting")
+    assert route.forecast is not None

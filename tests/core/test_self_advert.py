@@ -1,5 +1,6 @@
 """What a node says of itself: each advert outranks the last, a leave outranks all, and none is too soon for others."""
 
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -8,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.core.candidates import offering, told_price
 from node.core.self_advert import Description, OwnAdverts, Timetable, device_label
 from protocol import limits
 from protocol.advert import ADVERT, SERVE, Advert, ModelOffer, interval_us, lease_us, outranks
@@ -125,3 +127,11 @@ def test_unasked_the_next_comes_before_a_lease_can_end_even_if_two_in_a_row_are_
         longest = interval_us(members) / SECOND
         assert 0.9 * longest - 1e-6 <= min(gaps) < max(gaps) <= longest + 1e-6
         assert max(said[n + 3] - said[n] for n in range(90)) <= lease_us(members) / SECOND + 1e-6
+
+
+def test_a_price_is_said_as_others_read_it_and_none_where_none_is_asked() -> None:
+    priced = replace(SERVING, price=told_price(0.5, None))
+    said = signed(own().next(priced, members=1, now_us=START)).body
+    assert said.price == {"device_hour_micro": 500_000}
+    assert offering(ME, said).price == 0.5
+    assert own().next(SERVING, members=1, now_us=START).price is None

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from node.core.standings import (
     BELIEVED_FOR,
     FIRST_FAULT_BAR,
+    FIRST_HUNG_BAR,
     LONGEST_BAR,
     LONGEST_FAULT_BAR,
+    PROBING,
     REPLICAS,
     UNKNOWN_WORK,
     Column,
@@ -76,8 +78,8 @@ def test_a_refusal_bars_for_as_long_as_it_says_within_bounds() -> None:
 def test_each_failure_in_a_row_bars_for_longer_until_it_answers() -> None:
     standings, now = Standings(), 0.0
     for wait in (FIRST_FAULT_BAR, 2 * FIRST_FAULT_BAR, 4 * FIRST_FAULT_BAR):
-        standings.failed(ANNE, now, hung=True)
-        assert standings.standing(ANNE, now + wait - 0.1).closed == "hung"
+        standings.failed(ANNE, now)
+        assert standings.standing(ANNE, now + wait - 0.1).closed == "failed"
         now += wait
         assert standings.standing(ANNE, now).closed == ""
     for _ in range(2_000):
@@ -150,17 +152,33 @@ def test_after_a_fault_bar_one_prompt_probes_and_the_next_waits_for_its_answer()
     assert standings.standing(ANNE, FIRST_FAULT_BAR + 1).closed == ""
 
 
+def test_who_fell_silent_is_barred_until_it_tells_how_busy_it_is_and_who_failed_is_not_let_in_by_that() -> None:
+    standings = Standings()
+    for peer in (ANNE, BERT):
+        standings.failed(peer, 0.0, hung=True)
+        assert standings.standing(peer, FIRST_HUNG_BAR - 0.1).closed == "hung"
+    standings.read(ANNE, Load(running=0, waiting=0), 3.0)
+    assert standings.standing(ANNE, 3.0).closed == ""
+    standings.began(ANNE, 3.0)
+    assert standings.standing(ANNE, 3.0).closed == PROBING  # by one prompt
+    assert standings.standing(BERT, FIRST_HUNG_BAR).closed == ""
+    standings.answered(BERT, 40.0)
+    standings.failed(BERT, 50.0)
+    standings.read(BERT, Load(running=0, waiting=0), 51.0)
+    assert standings.standing(BERT, 51.0).closed == "failed"
+
+
 def test_a_probe_that_fails_bars_for_longer_and_one_that_says_nothing_is_followed_by_another() -> None:
     standings = Standings()
     standings.failed(ANNE, 0.0)
     standings.began(ANNE, 5.0)
     standings.failed(ANNE, 6.0, hung=True)
     standings.ended(ANNE)
-    assert standings.standing(ANNE, 6.0 + 2 * FIRST_FAULT_BAR - 0.1).closed == "hung"
-    assert standings.standing(ANNE, 6.0 + 2 * FIRST_FAULT_BAR).closed == ""
-    standings.began(ANNE, 17.0)
+    assert standings.standing(ANNE, 6.0 + 2 * FIRST_HUNG_BAR - 0.1).closed == "hung"
+    assert standings.standing(ANNE, 6.0 + 2 * FIRST_HUNG_BAR).closed == ""
+    standings.began(ANNE, 67.0)
     standings.ended(ANNE)
-    assert standings.standing(ANNE, 17.0).closed == ""
+    assert standings.standing(ANNE, 67.0).closed == ""
 
 
 def test_a_refusal_needs_no_probe() -> None:
@@ -265,3 +283,16 @@ def test_the_tokens_in_the_queue_are_those_of_the_unheard_since_the_reading(even
             told = [ticket for ticket, _ in waiting]
         unheard = sum(tokens for ticket, tokens in waiting if ticket not in told)
         assert abs(sent(standings)[1] - unheard) < 1e-9
+
+
+def test_who_refuses_because_its_engine_is_not_there_is_not_called_full() -> None:
+    for serving, closed in ((Serving.LOADING, "loading"), (Serving.AWAY, "away")):
+        standings = Standings()
+        standings.read(ANNE, Load(running=0, waiting=0, serving=serving), 0.0)
+        standings.refused(ANNE, 0.0, 7.0)
+        assert (standings.standing(ANNE, 1.0).closed, standings.standing(ANNE, 1.0).closed_until) == (closed, 7.0)
+        standings.read(ANNE, Load(running=0, waiting=0, serving=Serving.DRAINING), 1.0)
+        assert standings.standing(ANNE, 1.0).closed == "refused"  # it was asked just now: nobody knocks again
+        standings.read(ANNE, Load(running=0, waiting=0, serving=serving), 8.0)
+        standings.failed(ANNE, 8.0)
+        assert standings.standing(ANNE, 9.0).closed == "failed"  # a fault is a fault

@@ -96,6 +96,11 @@ def _beyond() -> Iterator[str]:
         "- In a swarm, 400 `invalid_objective`, when one of the headers `x-metainf-objective`, `x-slo-ttft-ms` "
         "and `x-slo-tpot-ms` cannot be read: what they take is in [operations.md](operations.md#why-this-peer)."
     )
+    yield (
+        "- In a swarm, 400 `context_length_exceeded`, when it is sure that nobody's context holds the prompt; 429 "
+        "`insufficient_quota`, when a limit of spending leaves nobody to ask "
+        "([operations.md](operations.md#what-answers-cost))."
+    )
     yield "- 400 `invalid_via`, when `x-metainf-via` is no peer id; in a swarm 404 `unknown_peer`, if it is nobody's."
 
 

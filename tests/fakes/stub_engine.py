@@ -360,13 +360,13 @@ def misbehave_early(wrong: Misbehaviour) -> None:
 
 async def run(known: argparse.Namespace, wrong: Misbehaviour) -> None:
     stub = Stub(known, wrong)
+    stopping = asyncio.Event()
+    if not wrong.ignore_sigterm:  # before it listens: whoever sees that may end it at once
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     server = await asyncio.start_server(stub.connection, known.host, known.port, limit=HEAD_LIMIT, backlog=1024)
     port = server.sockets[0].getsockname()[1]
     sys.stdout.write(f"stub engine listens on {known.host}:{port}\n")
     sys.stdout.flush()
-    stopping = asyncio.Event()
-    if not wrong.ignore_sigterm:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     await stopping.wait()
     server.close()
     patience = time.monotonic() + known.shutdown_timeout

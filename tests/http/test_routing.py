@@ -7,12 +7,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from node.core.experience import DRIFTED, ENOUGH, Experience
+from node.core.calibration import DRIFTED, ENOUGH, SLOWER
+from node.core.experience import Experience
+from node.core.explanation import Attempt
 from node.http.asgi import Message
 from node.http.config import HttpLimits
 from node.http.control import control_app
 from node.http.routing import LISTED, MOST_LISTED, AccountBook, routing_facts
 from node.ports import Served
+from tests.core.routing import PEERS
 from tests.fakes.account_book import FakeAccounts, answered, refused, unweighed
 from tests.http.test_app import CHAT, Stage
 
@@ -120,11 +123,13 @@ def test_the_block_of_status_has_calibration_decisions_and_what_has_drifted() ->
     facts = routing_facts(experience, accounts, resumed=2)
     assert json.loads(json.dumps(facts)) == facts
     assert (facts["decisions"], facts["resumed"], facts["kept"]) == ({"best": 3, "refused": 1}, 2, 1)
-    assert facts["drifted"] == []
+    assert (facts["drifted"], facts["drift"]) == ([], {})
     for _ in range(ENOUGH):
-        experience.ttft.add(1.0, 0.01)  # nearly thrice as slow, foretold within a sixth
-    facts = routing_facts(experience, accounts, resumed=2)
+        experience.ttft.add(1.0, 0.01, 40.0)  # nearly thrice as slow, foretold within a sixth
+    facts = routing_facts(experience, accounts, resumed=2, clock=lambda: 100.0)
     assert facts["drifted"] == ["ttft"]
+    assert facts["drift"] == {"ttft": {"factor": 2.718, "coverage_90": 0.0, "for_s": 60.0, "remedy": SLOWER}}
+    assert json.loads(json.dumps(facts)) == facts
     assert facts["ttft"]["coverage_90"] < DRIFTED
 
 
@@ -138,3 +143,16 @@ async def test_clients_are_told_what_was_foretold_of_who_answers(show_node: bool
     assert headers[b"x-metainf-predicted-total-ms"] == b"4300.0"
     assert headers[b"x-metainf-route-reason"] == b"best"
     assert (b"x-metainf-node" in headers) == show_node
+
+
+async def test_of_two_that_were_asked_at_once_the_list_tells_of_the_one_that_answered() -> None:
+    account = answered()
+    account.attempts.append(Attempt(replica=PEERS[2], reason="hedge", asked_at=7.0, outcome="outrun"))
+    _, told = await ask("/explain", accounts=FakeAccounts([account]))
+    (one,) = told["prompts"]
+    assert (one["replica"], one["outcome"], one["attempts"]) == (str(PEERS[1]), "answered", 3)
+
+
+def test_the_block_of_status_counts_late_first_bytes_that_were_asked_for_elsewhere() -> None:
+    facts = routing_facts(Experience(key=bytes(16)), FakeAccounts(), resumed=0, hedged=3, hedges_won=2)
+    assert (facts["hedged"], facts["hedges_won"]) == (3, 2)

@@ -19,14 +19,15 @@ def scraped(facts: dict[str, Any]) -> str:
 
 
 def facts(decisions: dict[str, int], experience: Experience | None = None) -> dict[str, Any]:
-    return routing_facts(experience or Experience(key=bytes(16)), FakeAccounts(decisions=decisions), resumed=4)
+    accounts = FakeAccounts(decisions=decisions)
+    return routing_facts(experience or Experience(key=bytes(16)), accounts, resumed=4, clock=lambda: 60.0)
 
 
 def test_predicted_against_observed_is_scraped_with_its_alarm() -> None:
     experience = Experience(key=bytes(16))
     for _ in range(60):
-        experience.ttft.add(0.5, 0.01)
-    experience.tpot.add(-0.1, 0.01)
+        experience.ttft.add(0.5, 0.01, 0.0)
+    experience.tpot.add(-0.1, 0.01, 0.0)
     text = scraped(facts({"best": 7}, experience))
     for line in (
         'metainf_forecast_answers_total{quantity="ttft"} 60.0',
@@ -61,3 +62,9 @@ def test_the_first_reasons_of_the_policies_are_among_those_told() -> None:
     stage.idle(0.0)
     route = LeastOutstanding().choose(stage.candidates(), Plain(Wanted()), now=0.0, luck=lambda: 0.5)
     assert {stage.route().choices[0].reason, route.choices[0].reason} <= set(REASONS)
+
+
+def test_late_first_bytes_that_were_asked_for_elsewhere_are_counted() -> None:
+    text = scraped(facts({}) | {"hedged": 3, "hedges_won": 2})
+    assert "\nmetainf_route_hedged_total 3.0\n" in text
+    assert "\nmetainf_route_hedges_won_total 2.0\n" in text

@@ -269,3 +269,20 @@ async def test_the_own_engine_is_weighed_against_peers_and_learnt_of_too(autojum
         it.shelf.put(ME, MODEL, curve(20.0, 5.0))
         it.edition += 1
         assert (await it.served_by())[1] in {"best", "near_equal"}
+
+
+async def test_an_answer_that_is_no_stream_is_not_late_while_it_is_generated(autojump_clock: MockClock) -> None:
+    """Its first byte comes with its last: who gives up before that has learnt nothing of the first token."""
+    async with stage(1) as it:
+        it.servers[0].how = answering(prefill=3.0)  # the first token foretold in .1 s, the whole in 4 s
+        with trio.move_on_after(2.0):
+            await it.ask(replace(prompt(), stream=False))
+        assert len(it.experience.corrections) == 0
+        with trio.move_on_after(2.0):
+            await it.ask()
+        assert len(it.experience.corrections) == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.ask, replace(prompt(), stream=False))
+            await trio.sleep(2.0)
+            late = it.standings.columns(it.standings.rows(PEERS[:1]))[Column.LATE_AT, 0]
+            assert trio.current_time() < late < inf

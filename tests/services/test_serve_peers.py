@@ -1,7 +1,7 @@
 """Answering peers on the fake network, in virtual time: a raw asker at one end, the local replica behind the other."""
 
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -171,7 +171,7 @@ async def test_a_prompt_is_answered_whole_and_the_next_one_on_the_same_stream(au
 async def test_pieces_shortly_upon_a_message_are_joined_and_those_after_a_pause_go_at_once(
     autojump_clock: MockClock,
 ) -> None:
-    script = Script([b"0"])
+    script = Script([b"0"], headers=EVENTS)
     for number in range(1, 10):
         script.pieces += [partial(trio.sleep, 0.012), b"%d" % number]
     script.pieces += [partial(trio.sleep, 1.0), b"late", partial(trio.sleep, 0.005), b"end"]
@@ -458,19 +458,30 @@ class LingeringStream:
         raise NotImplementedError
 
 
+A_MINUTE = partial(trio.sleep, 60)
+
+
+def a_stream(*pieces: bytes | Callable[[], Awaitable[object]]) -> Script:
+    return Script(list(pieces), headers=EVENTS)
+
+
 @pytest.mark.parametrize(
     ("script", "writes", "last"),
     [
-        (Script([partial(trio.sleep, 60), b"a", partial(trio.sleep, 0.01), b"b"]), [[Head, Data], [Data, End]], 60.01),
+        (a_stream(A_MINUTE, b"a", partial(trio.sleep, 0.01), b"b"), [[Head, Data], [Data, End]], 60.01),
         (
-            Script([b"a", *[partial(trio.sleep, 0.001), b"x" * 40_000] * 2, partial(trio.sleep, 0.001), b"b"]),
+            a_stream(b"a", *[partial(trio.sleep, 0.001), b"x" * 40_000] * 2, partial(trio.sleep, 0.001), b"b"),
             [[Head, Data], [Data], [Data, End]],  # what is much does not wait for company
             0.003,
         ),
-        (Script([partial(trio.sleep, 60), b"a", trio.sleep_forever]), [[Head, Data], [Fail]], 100),
-        (Script([partial(trio.sleep, 60), Broken("gone")]), [[Fail]], 60),
+        (a_stream(A_MINUTE, b"a", trio.sleep_forever), [[Head, Data], [Fail]], 100),
+        (Script([A_MINUTE, Broken("gone")]), [[Fail]], 60),
         (Script([trio.sleep_forever]), [[Fail]], 100),
         (Script([]), [[Head, End]], 0),
+        # Who asked for no stream can use the beginning of an answer only with its end.
+        (Script([A_MINUTE, b"a", partial(trio.sleep, 0.01), b"b"]), [[Head, Data, End]], 60.01),
+        (Script([b"a", partial(trio.sleep, 0.03), b"b"]), [[Head, Data], [Data, End]], 0.03),
+        (Script([b"a", partial(trio.sleep, 0.01), b"x" * 70_000, A_MINUTE]), [[Head, Data], [End]], 60.01),
     ],
 )
 async def test_what_is_due_goes_in_one_write_and_a_head_only_with_what_follows_it(

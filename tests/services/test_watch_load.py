@@ -107,6 +107,28 @@ async def test_two_misses_in_a_row_are_a_hang_and_few_polls_wait_at_a_time(autoj
         assert hung == set(range(10))
 
 
+async def test_who_was_hung_and_tells_its_load_again_is_asked_again_and_nobody_else_waits_behind_the_hung(
+    autojump_clock: MockClock,
+) -> None:
+    async with stage(12) as it:
+        for server in it.servers[:10]:
+            server.tells = False
+        for _ in range(40):
+            it.watch.want(PEERS[:12])
+            await trio.sleep(0.5)
+        assert it.closed() == ["hung"] * 10 + [""] * 2
+        polled, known = sum(server.polls for server in it.servers[:10]), 0
+        it.servers[3].tells = True
+        for _ in range(42):  # one of ten at a time, two seconds each
+            it.watch.want(PEERS[:12])
+            await trio.sleep(0.5)
+            known += it.fresh()[10:] == [True, True]
+        assert known > 30
+        assert it.closed() == ["hung"] * 3 + [""] + ["hung"] * 6 + [""] * 2
+        others = sum(server.polls for number, server in enumerate(it.servers[:10]) if number != 3)
+        assert others - polled <= 22  # two where a kept stream is tried first
+
+
 async def test_how_long_a_poll_took_is_how_far_away_the_peer_is_and_one_unanswered_tells_nothing(
     autojump_clock: MockClock,
 ) -> None:

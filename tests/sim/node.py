@@ -27,7 +27,7 @@ from node.hands import Hands, OwnerHands, Reports, SwarmHands
 from node.http.asgi import App, Message
 from node.http.config import HttpLimits
 from node.learner_ports import LearnerHands
-from node.policies import Policies, SwarmPolicies
+from node.policies import Policies, RoutingPolicy, SwarmPolicies
 from node.ports import Endpoint, LaunchPlan
 from node.services.learn import LearnerPolicy
 from node.services.tend import TendLimits
@@ -117,6 +117,7 @@ class SimNode:
         owner: OwnerHands | None = None,
         limits: Limits | None = None,
         trial_policy: TrialPolicy | None = None,
+        routing: RoutingPolicy | None = None,
     ) -> None:
         self.engine = engine
         self.history = history or FakeHistory(PERFORMANCE, now_us=clock)
@@ -130,6 +131,7 @@ class SimNode:
         self._owner = owner or OwnerHands()
         self._limits = limits or Limits()
         self._trial_policy = trial_policy or TrialPolicy()
+        self._routing = routing or RoutingPolicy()
         self.peer_id = str(PeerId.from_public_key(public_key))
         self._public_key = public_key
         self._among = among
@@ -162,6 +164,7 @@ class SimNode:
             learner=self._learner_policy,
             tuner=self._tuner_policy,
             limits=self._limits,
+            routing=self._routing,
             swarm=self._among[1] if self._among is not None else None,
         )
 

@@ -14,14 +14,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from node.core.access import Access
 from node.core.cells import cell_of
 from node.core.own_records import Setting
+from node.core.spending import SpendLimits
 from node.hands import SwarmHands, dht_rules
 from node.history import doubt_of
-from node.policies import SwarmPolicies
+from node.policies import RoutingPolicy, SwarmPolicies
 from node.services.serve_peers import PeerLimits
 from node.tuner_hands import TunerTools
 from protocol.addresses import Address, Reach
 from protocol.ids import PUBLIC_SWARM, Epoch, PeerId, SwarmId
 from protocol.performance import PERFORMANCE
+from tests.fakes.account_store import FakeAccountStore
 from tests.fakes.engine import FakeEngine
 from tests.fakes.history import FakeHistory
 from tests.fakes.network import FakeNetwork, FakeNode, Weather
@@ -62,6 +64,9 @@ class SimSwarm:
         swarm: SwarmId = PUBLIC_SWARM,
         setting: Setting | None = None,
         tuner: TunerTools | None = None,
+        price: float | None = None,
+        spend: SpendLimits | None = None,
+        account: FakeAccountStore | None = None,
     ) -> SimNode:
         """Start a node; returns once its API answers. A name that was used before is the same identity again.
 
@@ -69,6 +74,7 @@ class SimSwarm:
             join: names of nodes to join through.
             setting: what its engine's records tell of model and machine; None: its traffic is not recorded.
             tuner: what it tunes its engine with; None: it does not.
+            price: that it asks for an hour of its machine. spend: what it may owe. account: where that is kept.
         """
         key = Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"\0"))
         public_key = key.public_key().public_bytes_raw()
@@ -82,6 +88,7 @@ class SimSwarm:
             access=access or Access(),
             nearest=Reach.PRIVATE,
             limits=PeerLimits(),
+            price_per_hour=price,
         )
         up = trio.Event()
 
@@ -98,6 +105,7 @@ class SimSwarm:
                     nearby=None,
                     remembered=self._remembered.get(name, ()),
                     remember=lambda addresses: self._remember(name, addresses),
+                    account=account,
                 )
                 seed = self.luck.randrange(1 << 30)
                 node = SimNode(
@@ -108,6 +116,7 @@ class SimSwarm:
                     history=self._history_of(name, key),
                     setting=setting,
                     tuner=tuner,
+                    routing=RoutingPolicy(spend=spend or SpendLimits()),
                 )
                 self.nodes[name] = node
                 up.set()

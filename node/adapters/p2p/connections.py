@@ -7,7 +7,7 @@ is its own.
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import structlog
@@ -290,8 +290,13 @@ async def contained(event: str, work: Callable[..., Awaitable[object]], *argumen
 
 def peer_of(identity: ID) -> PeerId | None:
     """Return libp2p's id as ours; None if it is not of a sound Ed25519 key."""
+    return _peer_of(identity.to_bytes())
+
+
+@lru_cache(maxsize=BOOK_PEERS)  # asked of every connection, for every prompt
+def _peer_of(raw: bytes) -> PeerId | None:
     try:
-        return PeerId.from_bytes(identity.to_bytes())
+        return PeerId.from_bytes(raw)
     except InvalidId:
         return None
 

@@ -21,21 +21,31 @@ from libp2p.io.exceptions import IOException
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError, ProtocolNotSupportedError
+from libp2p.protocol_muxer.exceptions import (
+    MultiselectClientError,
+    MultiselectCommunicatorError,
+    ProtocolNotSupportedError,
+)
 from libp2p.protocol_muxer.multiselect import Multiselect
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+from libp2p.protocol_muxer.multiselect_client import (
+    MULTISELECT_PROTOCOL_ID,
+    PROTOCOL_NOT_FOUND_MSG,
+    MultiselectClient,
+)
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.rcmgr import Direction
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.transport.upgrader import TransportUpgrader
+from libp2p.utils import encode_delim
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from node.adapters.p2p.connections import HardenedSwarm, Notices, peer_of
+from node.adapters.p2p.frames import FrameStream
 from node.adapters.p2p.limits import DEFAULT_LIMITS, P2pLimits
-from node.adapters.p2p.muxer import FrameStream, HardenedYamux, YamuxOnly
+from node.adapters.p2p.muxer import HardenedYamux, MuxedNetStream, YamuxOnly
 from node.adapters.p2p.pool import StreamPool
 from node.adapters.p2p.workarounds import NONE, Workaround, require_version
 from node.errors import Broken, NotSpoken, Unavailable, Unreachable
@@ -149,7 +159,7 @@ class P2pHost:
             if peer is None:
                 await foreign.reset()
                 return
-            stream = FrameStream(foreign, peer, self._limits, frame_bytes)
+            stream = FrameStream(MuxedNetStream(foreign), peer, self._limits, frame_bytes)
             try:
                 await handler(stream)
                 await stream.finish()
@@ -187,12 +197,10 @@ class P2pHost:
             assert isinstance(connection, SwarmConn)  # noqa: S101 -- the only class there is
             foreign = await connection.new_stream()
             foreign._direction = Direction.OUTBOUND  # as libp2p's own `new_stream` does
-            talk = BoundedTalk(foreign)
-            await self.foreign.multiselect_client.handshake(talk)
-            await self.foreign.multiselect_client.try_select(talk, TProtocol(protocol))
+            await BoundedTalk(foreign).agree_on(protocol)
             foreign.set_protocol(TProtocol(protocol))
             agreed = True
-            return FrameStream(foreign, peer, self._limits, frame_bytes)
+            return FrameStream(MuxedNetStream(foreign), peer, self._limits, frame_bytes)
         except ProtocolNotSupportedError as error:
             raise NotSpoken(f"peer {peer} does not speak {protocol}") from error
         except BaseLibp2pError as error:
@@ -302,6 +310,21 @@ def _build(
 
 class BoundedTalk(MultiselectCommunicator):
     """Agreement on a protocol, in which no name is longer than a name may be: the other end is not known yet."""
+
+    async def agree_on(self, protocol: str) -> None:
+        """Ask for one protocol, in the breath that says hello: libp2p's own waits for an answer in between.
+
+        Raises:
+            ProtocolNotSupportedError: the other end does not speak it.
+            MultiselectClientError: it says what makes no sense.
+            MultiselectCommunicatorError: as `read`.
+        """
+        await self.read_writer.write(encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(protocol.encode()))
+        hello, said = await self.read(), await self.read()
+        if hello != MULTISELECT_PROTOCOL_ID or said not in {protocol, PROTOCOL_NOT_FOUND_MSG}:
+            raise MultiselectClientError("the other end does not negotiate")
+        if said != protocol:
+            raise ProtocolNotSupportedError(protocol)
 
     async def read(self) -> str:
         """Return what the other end says, without its line's end.

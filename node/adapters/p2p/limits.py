@@ -18,8 +18,14 @@ class P2pLimits:
         per_peer: connections with one peer, both directions: two that dialled each other at once, and a margin for
             one whose old connection is dead and not yet noticed. The oldest goes.
         streams: streams that one connection's peer holds open with us. A neighbour has gossip, the directory and a
-            few of each protocol; 64 are prompts at once.
+            few of each protocol; 256 are prompts at once, and a margin is for those that end here a moment later than
+            there. One that rests costs some 20 KB.
+        opened: streams that we hold open on one connection; who wants another waits. Fewer than `streams`: what is
+            beyond those is reset.
         unread: of one stream. The credit that we give out begins at 256 KiB and is doubled for fast readers up to this.
+        unread_ours: of all streams of a connection that we opened: answers whose clients are slow. What the credit for
+            as many as there may be comes to, the grown ones included.
+        unread_theirs: of all that the peer opened. Their handlers read at once; 96 streams' first credit, and a margin.
         handshake_seconds: from the accepted socket to the multiplexed connection. 200 ms round trips need 1.5 s.
         negotiate_seconds: for naming the protocol of a new stream.
         dial_seconds: for one address, from the SYN to the multiplexed connection.
@@ -31,7 +37,8 @@ class P2pLimits:
         send_seconds: a stream whose reader takes no byte.
         linger_seconds: after the last word of a handler, for the peer to read it and to finish too.
         close_seconds: for the last words of a stream or a connection.
-        pooled: idle streams that are kept, per peer and protocol, for `pooled_seconds`.
+        pooled: idle streams that are kept, per peer and protocol, for `pooled_seconds`. To open one takes two round
+            trips more and ten times the CPU of a message, at both ends.
     """
 
     inbound: int = 256
@@ -39,8 +46,11 @@ class P2pLimits:
     inbound_per_address: int = 32
     handshakes_per_address: int = 16
     per_peer: int = 3
-    streams: int = 96
+    streams: int = 384
+    opened: int = 320
     unread: int = 1 * MIB
+    unread_ours: int = 128 * MIB
+    unread_theirs: int = 32 * MIB
     handshake_seconds: float = 5.0
     negotiate_seconds: int = 5
     dial_seconds: float = 5.0
@@ -53,7 +63,7 @@ class P2pLimits:
     send_seconds: float = 30.0
     linger_seconds: float = 10.0
     close_seconds: float = 1.0
-    pooled: int = 8
+    pooled: int = 64
     pooled_seconds: float = 60.0
 
 

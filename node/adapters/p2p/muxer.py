@@ -1,36 +1,44 @@
-"""Yamux, hardened, and conversations in frames on its streams.
+"""Yamux, hardened: connections that many conversations share, and the streams on them.
 
 One of the five files that import libp2p. The class of libp2p's streams is exchanged as they enter the connection's
 table, and the table of their buffers bounds what each may hold: nothing of libp2p is patched for other connections.
 """
 
-from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 import structlog
 import trio
 from libp2p.abc import IMuxedConn, ISecureConn
+from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
+from libp2p.security.noise.io import NoiseTransportReadWriter
+from libp2p.security.secure_session import SecureSession
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID, Yamux, YamuxStream
 
 from node.adapters.p2p.limits import KIB, P2pLimits
+from node.adapters.p2p.sealed import SealedSocket
+from node.adapters.p2p.tcp import TcpStream
+from node.adapters.p2p.unread import FlowControlIgnored, Unread
 from node.adapters.p2p.workarounds import Workaround
+from node.adapters.p2p.yamux_line import DATA, DATA_BYTES, HEAD, PING, SYN, Common, Line
 from node.errors import Broken
-from protocol.framing import PREFIX, Framer, frame
-from protocol.ids import PeerId
 
 log = structlog.get_logger(__name__)
 
 READ_BYTES = 64 * KIB  # what one read takes out of a stream's buffer: yamux sends no longer frames
 CREDIT_BYTES = 64 * KIB  # told to the sender in batches: a quarter of its window, which it does not feel
-WINDOW_POLL = 0.01  # seconds: nothing tells when a window opens; libp2p looks as often
+LOST = "the peer ended the stream, or the connection died"
+WINDOW_POLL = 0.01  # seconds: libp2p tells of a window that opens by the way, not always; it looks as often
+GROWING = 64  # streams open together up to which a fast reader's credit may grow beyond what each has at first
 
 
 class YamuxOnly(MuxerMultistream):
@@ -57,9 +65,34 @@ class HardenedYamux(Yamux):
         super().__init__(secured_conn, peer_id, is_initiator=secured_conn.is_initiator)
         self.limits = limits
         self.disabled = disabled
+        self._session = secured_conn
         self.streams = _Streams()
+        self.stream_backlog_semaphore = trio.Semaphore(limits.opened)
         if Workaround.BOUNDED_UNREAD not in disabled:
-            self.stream_buffers = _Buffers(2 * limits.unread)  # libp2p grants a read's credit twice now and then
+            # libp2p grants a read's credit twice now and then
+            self.stream_buffers = Unread(
+                dialled=secured_conn.is_initiator,
+                each=2 * limits.unread,
+                ours=limits.unread_ours,
+                theirs=limits.unread_theirs,
+            )
+        self._line: Line | None = None
+        if Workaround.WHOLE_WRITES not in disabled:
+            common = Common(deliver=self._deliver, credit=self._credit, longest=2 * limits.unread)
+            self._line = Line(_taken_over(secured_conn, limits), common, dead=_dead, close=secured_conn.close)
+            self.secured_conn = self._line  # libp2p reads and closes it, and no more: see the three below
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Return host and port of the other end."""
+        return self._session.get_remote_address()
+
+    def get_transport_addresses(self) -> list[Any]:
+        """Return where the other end is."""
+        return self._session.get_transport_addresses()
+
+    def get_connection_type(self) -> ConnectionType:
+        """Return how it is reached."""
+        return self._session.get_connection_type()
 
     async def accept_stream(self) -> YamuxStream:
         """Accept the next stream; those beyond the bound are reset."""
@@ -80,28 +113,38 @@ class HardenedYamux(Yamux):
             buffer.clear()
 
     async def _write_frame(self, data: bytes) -> None:
-        """Write one frame whole, or end the connection.
-
-        The cipher counts messages: one that was encrypted and not sent, or sent in part, makes all that follow
-        unreadable. So from encryption on, cancellation waits until the kernel has the frame.
-        """
-        if Workaround.WHOLE_WRITES in self.disabled:
+        """Write one frame whole, or end the connection. See `node.adapters.p2p.sealed` for what cancelling it does."""
+        if self._line is None:
             await super()._write_frame(data)
             return
-        async with self._write_lock:
-            deadline = trio.current_time() + self.limits.stall_seconds
-            with trio.CancelScope(shield=True, deadline=deadline) as scope:
-                await self.secured_conn.write(data)
-        if scope.cancelled_caught:
+        try:
+            await self._line.write(data)
+        except trio.TooSlowError as error:
             await self.hang_up()
-            raise RawConnError(f"the connection took no byte for {self.limits.stall_seconds:g} s")
-        await trio.lowlevel.checkpoint()
+            raise RawConnError(str(error)) from error
+
+    def _credit(self, number: int, more: int) -> None:
+        stream = self.streams.get(number)
+        if stream is not None:
+            stream.send_window += more
+            assert isinstance(stream, HardenedStream)  # noqa: S101 -- the table made it one
+            stream.opened.set()
+
+    def _deliver(self, number: int, data: bytearray) -> None:
+        stream, buffer = self.streams.get(number), self.stream_buffers.get(number)
+        if stream is None or buffer is None:
+            return  # it was reset here; what was on its way is nobody's
+        buffer.extend(data)
+        stream.recv_window = max(0, stream.recv_window - len(data))
+        event = self.stream_events.get(number)
+        if event is not None:
+            event.set()
 
     async def _read_data_body(self, length: int) -> bytes:
         """Read what a frame carries; libp2p reads 16 MiB before it looks whether the stream may hold them."""
         if length > 2 * self.limits.unread and Workaround.BOUNDED_UNREAD not in self.disabled:
-            raise _FlowControlIgnored(f"a frame of {length} bytes")
-        return await super()._read_data_body(length)
+            raise FlowControlIgnored(f"a frame of {length} bytes")
+        return await (super()._read_data_body(length) if self._line is None else self._line.body(length))
 
     async def _measure_rtt_loop(self) -> None:
         """Probe the peer; one that does not answer in time is gone, whatever its sockets say."""
@@ -136,33 +179,154 @@ class HardenedYamux(Yamux):
 
 
 class HardenedStream(YamuxStream):
-    """A stream that tells what it has read in batches, and whose window grows to a bound."""
+    """A stream that tells what it has read in batches, and whose window grows to a bound.
+
+    libp2p takes three locks for a read and four for a write, each a turn of the loop. Nothing here is awaited between
+    looking and acting, so none is needed.
+    """
 
     conn: HardenedYamux
     uncredited = 0
+    opened: trio.Event  # the peer lets us send more
+
+    # -- as libp2p's own parts use it
 
     async def read(self, n: int | None = -1) -> bytes:
-        """Return what there is, at most `n` bytes and never more than `READ_BYTES`.
+        """Return what there is, at most `n` bytes and never more than `READ_BYTES`. Cancelled, it loses nothing.
 
         Without a number libp2p reads for as long as the sender keeps up; it does so with what tells who a peer is.
         """
         if Workaround.BOUNDED_READS in self.conn.disabled:
             return await super().read(n)
-        return await super().read(READ_BYTES if n is None or n < 0 else min(n, READ_BYTES))
+        most = READ_BYTES if n is None or n < 0 else min(n, READ_BYTES)
+        data = await self._next(most) if Workaround.WINDOW_CREDIT not in self.conn.disabled else b""
+        return data or await super().read(most)  # libp2p's own tells what has ended, and how
 
-    async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
-        if Workaround.WINDOW_CREDIT in self.conn.disabled:
-            await super()._auto_tune_and_send_window_update(bytes_read=bytes_read)
-            return
-        self.uncredited += bytes_read
+    async def _next(self, most: int) -> bytes:
+        """Return what there is, once there is any; b"" where nothing will come."""
+        conn, number = self.conn, self.stream_id
         if self.uncredited >= CREDIT_BYTES:
-            credit, self.uncredited = self.uncredited, 0
-            await super()._auto_tune_and_send_window_update(bytes_read=credit)
+            await self._credit()
+        elif conn.stream_buffers.get(number):
+            await trio.lowlevel.checkpoint()  # a flood of small pieces must not starve the others
+        while not (self.reset_received or conn.event_shutting_down.is_set()):
+            buffer, event = conn.stream_buffers.get(number), conn.stream_events.get(number)
+            if buffer:
+                data = bytes(buffer[:most])
+                del buffer[:most]
+                self.uncredited += len(data)
+                return data
+            if event is None or self.recv_closed or self.closed:
+                break
+            await event.wait()
+            if number in conn.stream_events:
+                conn.stream_events[number] = trio.Event()
+        return b""
+
+    async def _credit(self) -> None:
+        """Let the peer send as much as was read. Before anything is taken, and whole: neither is lost to cancelling."""
+        credit, self.uncredited = self.uncredited, 0
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self.conn.limits.stall_seconds):
+            await self._auto_tune_and_send_window_update(bytes_read=credit)
+
+    async def write(self, data: bytes) -> None:
+        """Write all, in as few frames as may be; waits as libp2p does, or as `tell`, where the window is closed."""
+        conn, at = self.conn, 0
+        while at < len(data):
+            size = min(self.send_window, DATA_BYTES, len(data) - at)
+            if size <= 0 or self.closed or self.send_closed:
+                await super().write(data[at:])
+                return
+            self.send_window -= size
+            piece = data if size == len(data) else data[at : at + size]
+            await conn._write_frame(HEAD.pack(0, DATA, 0, self.stream_id, size) + piece)
+            at += size
 
     def _apply_autotune_epoch(self, buffered: int) -> int:
-        if self.target_recv_window * 2 > self.conn.limits.unread:
+        if self.target_recv_window * 2 > self.conn.limits.unread or len(self.conn.streams) > GROWING:
             return 0
         return super()._apply_autotune_epoch(buffered)
+
+    # -- as `Muxed` needs it
+
+    async def patiently_write(self, data: bytes) -> None:
+        """Write all, however long the peer takes to make room."""
+        while data:
+            while self.send_window <= 0 and not self.closed and Workaround.PATIENT_WRITES not in self.conn.disabled:
+                self.opened = trio.Event()
+                with trio.move_on_after(WINDOW_POLL):
+                    await self.opened.wait()
+            piece = data[: max(1, self.send_window)]
+            data = data[len(piece) :]
+            await self.write(piece)
+
+    @property
+    def orderly(self) -> bool:
+        """Whether the peer's end of the stream was meant, and no death of the connection."""
+        if Workaround.HONEST_END in self.conn.disabled:
+            return True
+        return not (self.reset_received or self.conn.event_shutting_down.is_set())
+
+
+class MuxedNetStream:
+    """`node.adapters.p2p.frames.Muxed` on a stream of libp2p's network."""
+
+    def __init__(self, stream: NetStream) -> None:
+        muxed = stream.muxed_stream
+        assert isinstance(muxed, HardenedStream)  # noqa: S101 -- our muxer made it
+        self._net = stream
+        self._stream = muxed
+
+    @property
+    def usable(self) -> bool:
+        """See `Muxed`."""
+        stream = self._stream
+        return not (stream.closed or stream.recv_closed or stream.conn.stream_buffers.get(stream.stream_id))
+
+    @property
+    def room(self) -> int:
+        """See `Muxed`."""
+        return self._stream.send_window
+
+    async def hear(self, most: int) -> bytes:
+        """See `Muxed`."""
+        try:
+            return await self._stream.read(most)
+        except MuxedStreamEOF as error:
+            if not self._stream.orderly:
+                raise Broken("the connection with the peer ended") from error
+            return b""
+        except BaseLibp2pError as error:
+            raise Broken(LOST) from error
+
+    async def tell(self, data: bytes) -> None:
+        """See `Muxed`."""
+        try:
+            await self._stream.patiently_write(data)
+        except BaseLibp2pError as error:
+            raise Broken(LOST) from error
+
+    async def finish(self) -> None:
+        """See `Muxed`."""
+        try:
+            await self._stream.close()
+        except BaseLibp2pError as error:
+            raise Broken(LOST) from error
+
+    async def end(self) -> None:
+        """See `Muxed`."""
+        await self._net.close()
+
+    async def abort(self) -> None:
+        """See `Muxed`."""
+        self._stream.conn.forget_unread(self._stream)
+        await self._net.reset()
+
+    def forgotten(self) -> None:
+        """See `Muxed`. A reader that was waiting puts its bell back."""
+        conn, number = self._stream.conn, self._stream.stream_id
+        if number not in conn.streams:
+            conn.stream_events.pop(number, None)
 
 
 class _Streams(dict[int, YamuxStream]):
@@ -170,173 +334,25 @@ class _Streams(dict[int, YamuxStream]):
 
     def __setitem__(self, number: int, stream: YamuxStream) -> None:
         stream.__class__ = HardenedStream
+        assert isinstance(stream, HardenedStream)  # noqa: S101 -- as said in the line above
+        stream.opened = trio.Event()
         super().__setitem__(number, stream)
 
 
-class _Buffers(dict[int, bytearray]):
-    """What was received and not read, by stream; each bounded."""
-
-    def __init__(self, bound: int) -> None:
-        super().__init__()
-        self._bound = bound
-
-    def __setitem__(self, number: int, buffer: bytearray) -> None:
-        super().__setitem__(number, _Bounded(buffer, self._bound))
-
-
-class _Bounded(bytearray):
-    def __init__(self, content: bytearray, bound: int) -> None:
-        super().__init__(content)
-        self._bound = bound
-
-    def extend(self, data: Any) -> None:  # noqa: ANN401 -- bytearray's own signature
-        if len(self) + len(data) > self._bound:
-            raise _FlowControlIgnored(f"{len(self) + len(data)} bytes unread where {self._bound} are allowed")
-        super().extend(data)
+def _taken_over(conn: ISecureConn, limits: P2pLimits) -> SealedSocket:
+    """Return the connection below libp2p's layers, with what they had read and not used."""
+    # Noise over TCP is all there is: whoever agreed on something else was let in by a test without `NOISE_ONLY`.
+    assert isinstance(conn, SecureSession)  # noqa: S101
+    assert isinstance(conn.conn, NoiseTransportReadWriter)  # noqa: S101
+    raw = conn.conn.read_writer.read_write_closer
+    assert isinstance(raw, RawConnection)  # noqa: S101
+    assert isinstance(raw.stream, TcpStream)  # noqa: S101
+    return SealedSocket(raw.stream, conn.conn, plain=conn._drain(None), stall=limits.stall_seconds)
 
 
-class _FlowControlIgnored(trio.TooSlowError):
-    """The one kind of error at which libp2p's reader ends the connection; at others it goes on."""
-
-
-class FrameStream:
-    """`node.ports.PeerStream` on a stream of libp2p."""
-
-    def __init__(self, stream: NetStream, peer: PeerId, limits: P2pLimits, frame_bytes: int) -> None:
-        muxed = stream.muxed_stream
-        assert isinstance(muxed, HardenedStream)  # noqa: S101 -- our muxer made it
-        self.peer = peer
-        self.fresh = True
-        self.kept = False
-        self._net = stream
-        self._muxed = muxed
-        self._limits = limits
-        self._frame_bytes = frame_bytes
-        self._framer = Framer(limit=frame_bytes)
-        self._finished = False  # we sent all
-        self._ended = False  # they sent all
-        self._broken: str | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether nothing is known against using it: neither end has finished, nothing unread lies about."""
-        unread = self._muxed.conn.stream_buffers.get(self._muxed.stream_id)
-        muxed = self._muxed
-        return not (self._broken or self._finished or self._ended or muxed.closed or muxed.recv_closed or unread)
-
-    def begin(self, frame_bytes: int) -> None:
-        """Enter on an exchange, with its own bound for frames."""
-        self.kept = False
-        if frame_bytes != self._frame_bytes:
-            self._frame_bytes = frame_bytes
-            self._framer = Framer(limit=frame_bytes)  # the old one is empty, else the stream would not have been kept
-
-    async def send(self, *payloads: bytes) -> None:
-        """See `node.ports.PeerStream`."""
-        rest = b"".join(map(frame, payloads))
-        with trio.move_on_after(self._limits.send_seconds) as scope:
-            while rest:
-                piece = rest if self._impatient else rest[: await self._window()]
-                rest = rest[len(piece) :]
-                await self._carry(self._muxed.write, piece)
-        if scope.cancelled_caught:
-            self._broken = f"the peer took nothing for {self._limits.send_seconds:g} s"
-            raise Broken(self._broken)
-
-    @property
-    def _impatient(self) -> bool:
-        return Workaround.PATIENT_WRITES in self._muxed.conn.disabled
-
-    async def _window(self) -> int:
-        """Wait until the peer lets us send; return how much."""
-        while self._muxed.send_window <= 0 and not self._muxed.closed:  # noqa: ASYNC110 -- see WINDOW_POLL
-            await trio.sleep(WINDOW_POLL)
-        return max(1, self._muxed.send_window)
-
-    async def receive(self) -> bytes | None:
-        """See `node.ports.PeerStream`."""
-        payload = self._framer.next_frame()
-        if payload is not None:
-            await trio.lowlevel.checkpoint()  # a flood of small frames must not starve the others
-            return payload
-        while payload is None and not self._ended:
-            data = await self._read()
-            if data:
-                self._framer.feed(data)
-                payload = self._framer.next_frame()
-            else:
-                self._ended = True
-                self._framer.end()
-        return payload
-
-    async def _read(self) -> bytes:
-        try:
-            return await self._carry(self._muxed.read, min(READ_BYTES, PREFIX + self._frame_bytes))
-        except _Eof:
-            return b""
-
-    async def _carry(self, act: Callable[[Any], Awaitable[Any]], argument: bytes | int) -> Any:  # noqa: ANN401
-        """Do something on the stream; what goes wrong there is the peer's or the world's."""
-        if self._broken is not None:
-            raise Broken(self._broken)
-        whole = False
-        try:
-            result = await act(argument)
-            whole = True
-        except MuxedStreamEOF as error:
-            if self._orderly():
-                whole = True
-                raise _Eof from error
-            raise Broken("the connection with the peer ended") from error
-        except BaseLibp2pError as error:
-            raise Broken("the peer ended the stream, or the connection died") from error
-        else:
-            return result
-        finally:
-            if not whole:
-                self._broken = "the stream was given up"
-
-    def _orderly(self) -> bool:
-        if Workaround.HONEST_END in self._muxed.conn.disabled:
-            return True
-        return not (self._muxed.reset_received or self._muxed.conn.event_shutting_down.is_set())
-
-    async def finish(self) -> None:
-        """See `node.ports.PeerStream`."""
-        if not self._finished:
-            await self._carry(lambda _: self._muxed.close(), b"")
-            self._finished = True
-
-    def keep(self) -> None:
-        """See `node.ports.PeerStream`."""
-        self.kept = True
-
-    async def leave(self) -> None:
-        """Close the stream if both sides have finished, else reset it. Done even under cancellation."""
-        with trio.move_on_after(self._limits.close_seconds) as scope:
-            scope.shield = True
-            if self._finished and self._ended:
-                await self._net.close()
-            else:
-                await self.reset()
-        conn, number = self._muxed.conn, self._muxed.stream_id
-        if number not in conn.streams:
-            conn.stream_events.pop(number, None)  # a reader that was waiting puts it back
-
-    def abandon(self) -> None:
-        """Have `leave` reset the stream, whatever its state."""
-        self._finished = False
-
-    async def reset(self) -> None:
-        """Tell the peer at once that this conversation is over."""
-        self._broken = self._broken or "the stream was reset by this node"
-        self._muxed.conn.forget_unread(self._muxed)
-        await self._net.reset()
-
-
-class _Eof(Exception):
-    """The peer has finished."""
+def _dead(words: str) -> ConnectionClosedError:
+    return ConnectionClosedError(words, transport="tcp")
 
 
 def _ping(number: int) -> bytes:
-    return b"\0\2\0\1\0\0\0\0" + number.to_bytes(4, "big")  # yamux: version 0, type 2, flag SYN, stream 0
+    return HEAD.pack(0, PING, SYN, 0, number)

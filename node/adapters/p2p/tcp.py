@@ -4,6 +4,8 @@ One of the five files that import libp2p. Decides nothing: who may come in is th
 dialer's.
 """
 
+import errno
+import os
 from collections.abc import Set as AbstractSet
 from weakref import WeakSet
 
@@ -24,15 +26,17 @@ BACKLOG = 256  # sockets that the kernel holds until they are accepted; Linux's 
 
 
 class TcpStream(TrioTCPStream):
-    """libp2p's stream, which tells the peer's address for IPv6 too, and reads ahead.
+    """libp2p's stream, which tells the peer's address for IPv6 too, and reads ahead; and the socket below it.
 
     libp2p asks for the two bytes of a message's length and then for the message: each would be a system call and a
-    turn of the loop.
+    turn of the loop. Once the connection is established it is a `node.adapters.p2p.sealed.Socket`, and the kernel is
+    asked directly: trio's own calls take two turns of the loop each.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         super().__init__(stream)
         self._ahead = bytearray()
+        self._more = False  # the last `receive` left something in the kernel, most likely
 
     async def read(self, n: int | None = None) -> bytes:
         """Return at most `n` bytes, and never more than `READ_AHEAD`, as soon as there are any; b"" at the end.
@@ -48,6 +52,41 @@ class TcpStream(TrioTCPStream):
         data = bytes(self._ahead[:wanted])
         del self._ahead[:wanted]
         return data
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """See `node.adapters.p2p.sealed.Socket`."""
+        try:
+            return os.write(self._number(), data)
+        except BlockingIOError:
+            return 0
+
+    async def until_writable(self) -> None:
+        """See `node.adapters.p2p.sealed.Socket`."""
+        await trio.lowlevel.wait_writable(self._number())
+
+    async def receive(self) -> bytes:
+        """See `node.adapters.p2p.sealed.Socket`. Used in place of `read` from some moment on."""
+        if self._ahead or self._more:
+            await trio.lowlevel.checkpoint()
+        else:  # the last read had emptied the kernel: to ask again first would be a system call for nothing
+            await trio.lowlevel.wait_readable(self._number())
+        if self._ahead:
+            ahead, self._ahead = bytes(self._ahead), bytearray()
+            return ahead
+        while True:
+            try:
+                data = os.read(self._number(), READ_AHEAD)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._number())
+                continue
+            self._more = len(data) == READ_AHEAD
+            return data
+
+    def _number(self) -> int:
+        number = self.stream.socket.fileno()
+        if number < 0:
+            raise OSError(errno.EBADF, "this node has closed the connection")
+        return number
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Return host and port; None once the socket is closed."""

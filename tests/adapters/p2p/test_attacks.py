@@ -214,7 +214,7 @@ async def test_bytes_of_any_kind_to_a_handler_end_their_stream_alone() -> None:
 
         async def attack(data: bytes) -> None:
             async with client.open(server.me, "/metainf/test-fuzz/1", patience=PATIENCE) as stream:
-                raw = stream._muxed  # type: ignore[attr-defined]  # past our own framing
+                raw = stream._muxed._stream  # type: ignore[attr-defined]  # past our own framing
                 await raw.write(data)
                 await raw.close()
                 try:

@@ -16,6 +16,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 
 from node.adapters.p2p.host import P2pHost
+from node.adapters.p2p.limits import DEFAULT_LIMITS
 from protocol import hello, inference, limits, load
 from protocol.framing import frame
 from protocol.inference_events import Ask, Body, Cancel, Data, End, encode
@@ -118,7 +119,8 @@ async def test_bytes_of_every_kind_over_sockets_leave_no_task_no_stream_and_no_d
                 await introduce(another, host)
                 assert await throw(another, host, hello.PROTOCOL_ID, bytes_of_some_kind(luck), luck)
         await eventually(lambda: host.connected() == {honest_host.me})
-        await eventually(lambda: trio.lowlevel.current_statistics().tasks_living <= before[0], patience=60)
+        patience = DEFAULT_LIMITS.pooled_seconds + PATIENCE  # the honest one may keep a second stream for so long
+        await eventually(lambda: trio.lowlevel.current_statistics().tasks_living <= before[0], patience=patience)
         await eventually(lambda: open_descriptors() <= before[1])
         assert (await honest.poll()).accepting
         await ask_well(honest)

@@ -314,13 +314,13 @@ async def a_second_node_on_the_port(disabled: AbstractSet[Workaround]) -> bool:
             return True
 
 
-async def a_connection_that_dies(disabled: AbstractSet[Workaround]) -> bool:
+async def a_connection_that_this_node_closes(disabled: AbstractSet[Workaround]) -> bool:
     """Well if its streams do not seem to have ended in order."""
     async with a_pair(client=disabled) as (server, client), client.open(server.me, ECHO, patience=5) as stream:
         await stream.send(b"one")
         await stream.receive()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(muxed(server, client).hang_up)
+            nursery.start_soon(client.disconnect, server.me)
             try:
                 with trio.fail_after(PATIENCE):
                     return await stream.receive() is not None
@@ -360,7 +360,7 @@ SCENARIOS: dict[Workaround, list[Scenario]] = {
     ],
     Workaround.BOUNDED_STREAMS: [a_peer_that_opens_streams_without_end],
     Workaround.OWN_PORT: [a_second_node_on_the_port],
-    Workaround.HONEST_END: [a_connection_that_dies],
+    Workaround.HONEST_END: [a_connection_that_this_node_closes],
     Workaround.LIVENESS: [a_peer_that_hangs],
     **GOSSIP_AND_DIRECTORY,
 }
