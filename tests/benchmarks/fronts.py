@@ -156,6 +156,11 @@ def _vllm_router(place: Place) -> list[str]:
     ]
 
 
+def _bare(place: Place) -> list[str]:
+    program = Path(__file__).with_name("bare_front.py")
+    return [sys.executable, str(program), "--port", str(place.port), "--engine-port", str(place.engine_port)]
+
+
 def _litellm(place: Place) -> list[str]:
     file = place.folder / "litellm.yaml"
     file.write_text(LITELLM.format(model=MODEL, url=place.engine_url, key=LITELLM_KEY))
@@ -179,6 +184,7 @@ FRONTS = {
     for front in (
         NODE,
         PEER,
+        Front(name="bare-trio", command=_bare),
         Front(name="nginx", command=_nginx),
         Front(name="vllm-router", command=_vllm_router, package="vllm-router", health="/health"),
         Front(

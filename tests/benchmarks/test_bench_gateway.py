@@ -103,10 +103,11 @@ def test_the_short_form_measures_the_node_and_goes_on_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "rows.jsonl"
-    plan = Plan(fronts=("node", "peer"), concurrencies=(1, 4), streams=(3,), rounds=1, seconds=0.2, tokens=4)
+    fronts = ("node", "peer", "bare-trio")
+    plan = Plan(fronts=fronts, concurrencies=(1, 4), streams=(3,), rounds=1, seconds=0.2, tokens=4)
     rows = benchmark(plan, out=out, install=False, installs=tmp_path, seed=1)
     assert {(r.front, r.pace, r.concurrency) for r in rows} == {
-        (front, pace, many) for front in ("direct", "node", "peer") for pace, many in ((0, 1), (0, 4), (50, 3))
+        (front, pace, many) for front in ("direct", *fronts) for pace, many in ((0, 1), (0, 4), (50, 3))
     }
     assert all(r.p50 > 0 and (r.cpu > 0) == (r.front != "direct") for r in rows)
     more = replace(plan, rounds=2)
