@@ -10,6 +10,7 @@ advert after a restart outranks all that the run before has left behind.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Final
 
 from protocol import limits
@@ -23,6 +24,7 @@ from protocol.wire import Value
 _WORD: Final = Text(limits.WORD_CHARS, r"[A-Za-z0-9][A-Za-z0-9._+:/-]*")
 _LABEL: Final = Text(limits.WORD_CHARS, r"[!-~](?:[ -~]*[!-~])?")  # what drivers call a device: ASCII, inner spaces
 _COUNT: Final = Int(0, limits.COUNT_MAX)
+_LONGEST_NAME: Final = limits.MODEL_NAME_CHARS + 100  # with a pin
 
 SERVE: Final = "serve"  # answers prompts of those it lets
 BOOTSTRAP: Final = "bootstrap"  # is meant to be dialled first
@@ -185,6 +187,11 @@ def lease_us(peers: int) -> int:
 
 def model_name(text: str) -> ModelName | None:
     """Return what a client's `model` field asks for; None where nobody could serve a model of that name."""
+    return _model_name(text) if len(text) <= _LONGEST_NAME else None
+
+
+@lru_cache(maxsize=256)  # nearly every prompt names one of a few
+def _model_name(text: str) -> ModelName | None:
     try:
         return ModelName.from_string(text)
     except InvalidId:

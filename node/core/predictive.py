@@ -15,6 +15,7 @@ Where there is only this node's own engine, nothing is weighed.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from math import inf, log, pi
 from typing import Final, TypeAlias
 
@@ -29,6 +30,7 @@ from node.core.round_trips import RoundTrips
 from node.core.router import CHOICES, EXPLORE, Choice, Route, nobody, options_of
 from node.core.wanted import LATENCY, Wish
 from node.core.worth import KEPT, costs, device_cost, kept, normal_below, seconds
+from protocol.ids import PeerId
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -87,10 +89,14 @@ class Predictive:
 
 def _only(candidates: Candidates, now: float) -> Route:
     """Return the way to the only candidate there is, or why there is none."""
-    options = options_of(candidates, now)
-    if not options or options[0].standing.closed:
-        return nobody(options, now)
-    return Route(choices=(Choice(options[0].replica, "local"),))
+    if not len(candidates) or candidates.standings.closed(candidates.replicas[0], now):
+        return nobody(options_of(candidates, now), now)
+    return _ours(candidates.replicas[0])
+
+
+@lru_cache(maxsize=1)
+def _ours(me: PeerId) -> Route:
+    return Route(choices=(Choice(me, "local"),))
 
 
 def _ranked(forecast: Forecast, now: float) -> tuple[Floats, str]:

@@ -139,6 +139,22 @@ class _Facts:
     sent: float = 0.0  # their tokens, of those since the reading
     ticket_then: int = 0  # the last one before the reading
 
+    def believed(self, now: float) -> Load | None:
+        return self.load if now - self.read_at <= BELIEVED_FOR else None
+
+    def closed(self, load: Load | None, now: float) -> tuple[str, float]:
+        """Return why it takes no prompt and until when, "" where it does; `load` as `believed`."""
+        if self.barred_until > now:
+            if self.bar == REFUSED and load is not None and load.serving in GONE:
+                return load.serving.name.lower(), self.barred_until  # which is why it refused
+            return self.bar, self.barred_until
+        if self.probing:
+            return PROBING, now + SHORTEST_BAR
+        if load is not None and not load.open:
+            closed = "not_accepting" if load.serving is Serving.READY else load.serving.name.lower()
+            return closed, self.read_at + FRESH_FOR
+        return "", 0.0
+
     def half_open(self, now: float) -> bool:
         return self.faults > 0 and self.barred_until <= now
 
@@ -288,21 +304,23 @@ class Standings:
             self._write(self._changed.popitem()[1])
         return self._table.take(rows, axis=1)
 
+    def closed(self, replica: PeerId, now: float) -> bool:
+        """Tell whether it takes no prompt now: `Standing.closed` without the rest."""
+        facts = self._facts.get(replica)
+        return facts is not None and bool(facts.closed(facts.believed(now), now)[0])
+
+    def returning(self, replica: PeerId, now: float) -> bool:
+        """Tell whether it takes none for the moment, and will again: `Standing.returning` without the rest."""
+        facts = self._facts.get(replica)
+        load = None if facts is None else facts.believed(now)
+        return load is not None and load.serving is Serving.DRAINING
+
     def standing(self, replica: PeerId, now: float) -> Standing:
         """Return what is known now."""
         facts = self._facts.get(replica) or _Facts(run=0)
         age = now - facts.read_at
-        load = facts.load if age <= BELIEVED_FOR else None
-        closed, until = "", 0.0
-        if facts.barred_until > now:
-            closed, until = facts.bar, facts.barred_until
-            if closed == REFUSED and load is not None and load.serving in GONE:
-                closed = load.serving.name.lower()  # which is why it refused
-        elif facts.probing:
-            closed, until = PROBING, now + SHORTEST_BAR
-        elif load is not None and not load.open:
-            closed = "not_accepting" if load.serving is Serving.READY else load.serving.name.lower()
-            until = facts.read_at + FRESH_FOR
+        load = facts.believed(now)
+        closed, until = facts.closed(load, now)
         others = UNKNOWN_WORK
         if load is not None:
             others = max(load.outstanding - facts.ours_then, 0) + load.queued_tokens / TOKENS_PER_PROMPT

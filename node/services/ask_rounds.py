@@ -129,9 +129,7 @@ class Attempts:
     def _away(self, choices: tuple[Choice, ...]) -> bool:
         """Whether there is nobody but peers that take nothing for the moment: named ones, or a stored answer's."""
         now, standings = self._means.clock(), self._means.standings
-        return all(
-            each.replica != self._means.me and standings.standing(each.replica, now).returning for each in choices
-        )
+        return all(each.replica != self._means.me and standings.returning(each.replica, now) for each in choices)
 
     async def _first_of(self, route: Route) -> Noted | None:
         """Try them in order; None where all refused or broke off, which is noted."""

@@ -121,7 +121,7 @@ class Whom:
     def others_serve(self, model: ModelName, now: float) -> bool:
         """Tell whether a peer that is connected, and that this node may ask, would take a prompt for that model now."""
         found = self._allowed(self.book.candidates(model, now))
-        return any(each.connected and not self.standings.standing(each.peer, now).closed for each in found)
+        return any(each.connected and not self.standings.closed(each.peer, now) for each in found)
 
     def route(self, prompt: Prompt, wish: Wish, now: float, *, beyond: float = 0.0) -> Route:
         """Return whom to try, in order, at least one.
@@ -174,7 +174,7 @@ class Whom:
         """
         peers = tuple(self._may_answer(prompt, now))
         self.watch.want(peers)
-        return any(peer != self.me and self.standings.standing(peer, now).returning for peer in peers)
+        return any(peer != self.me and self.standings.returning(peer, now) for peer in peers)
 
     def knock(self, prompt: Prompt, now: float) -> tuple[Choice, ...]:
         """Return whom to try although it takes nothing for the moment: one at most, and none that was tried just now.
@@ -232,7 +232,7 @@ class Whom:
             route = self._affordable(able, wish, now)
         self._look_after(able, route)
         if route.choices:
-            last = able.local is not None and self.standings.standing(self.me, now).returning
+            last = able.local is not None and self.standings.returning(self.me, now)
             return replace(route, choices=(*route.choices, Choice(self.me, "local"))) if last else route
         if able.local is not None:
             return self._ourselves()  # it says why not: loading, and how far; full, and until when

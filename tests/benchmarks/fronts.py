@@ -156,9 +156,17 @@ def _vllm_router(place: Place) -> list[str]:
     ]
 
 
-def _bare(place: Place) -> list[str]:
-    program = Path(__file__).with_name("bare_front.py")
-    return [sys.executable, str(program), "--port", str(place.port), "--engine-port", str(place.engine_port)]
+def _bytes(place: Place) -> list[str]:
+    return _bare(place, "bytes")
+
+
+def _requests(place: Place) -> list[str]:
+    return _bare(place, "requests")
+
+
+def _bare(place: Place, way: str) -> list[str]:
+    ports = ["--port", str(place.port), "--engine-port", str(place.engine_port)]
+    return [sys.executable, "-m", "tests.benchmarks.bare_front", "--way", way, *ports]
 
 
 def _litellm(place: Place) -> list[str]:
@@ -184,7 +192,8 @@ FRONTS = {
     for front in (
         NODE,
         PEER,
-        Front(name="bare-trio", command=_bare),
+        Front(name="bytes", command=_bytes),
+        Front(name="requests", command=_requests),
         Front(name="nginx", command=_nginx),
         Front(name="vllm-router", command=_vllm_router, package="vllm-router", health="/health"),
         Front(
@@ -254,7 +263,7 @@ def _started(command: list[str], folder: Path, log: Path) -> Iterator[subprocess
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            cwd=CHECKOUT if "node" in command else folder,
+            cwd=CHECKOUT if "-m" in command else folder,
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,

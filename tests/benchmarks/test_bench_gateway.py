@@ -103,7 +103,7 @@ def test_the_short_form_measures_the_node_and_goes_on_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "rows.jsonl"
-    fronts = ("node", "peer", "bare-trio")
+    fronts = ("node", "peer", "bytes", "requests")
     plan = Plan(fronts=fronts, concurrencies=(1, 4), streams=(3,), rounds=1, seconds=0.2, tokens=4)
     rows = benchmark(plan, out=out, install=False, installs=tmp_path, seed=1)
     assert {(r.front, r.pace, r.concurrency) for r in rows} == {
