@@ -186,6 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args(arguments)
     seeds, policies = [int(seed) for seed in _split(options.seeds)], list(_split(options.policies))
+    if unknown := {*policies} - {*ALL}:
+        parser.error(f"no policy is named {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     some: dict[str, Any] = {"data": options.data, "kept": options.kept}
     for mix in _split(options.mixes):
         for seed in seeds if any(map(routing_ours.foretold, policies)) else ():

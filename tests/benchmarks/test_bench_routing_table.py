@@ -128,3 +128,9 @@ def test_there_is_a_curve_for_every_cell_that_the_router_can_read(data: Path, tm
     slow, fast = (routing_ours.read_curve(each) for each in (said[1], said[0]))
     assert slow.log_tpot[0] > fast.log_tpot[0]
     assert curves(data, "datacentre", 0, sorts, tmp_path / "kept") == said
+
+
+def test_a_policy_that_there_is_not_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench_routing.main(["--data", str(tmp_path), "--kept", str(tmp_path), "--policies", "ours,fastest"])
+    assert "no policy is named fastest; there are round_robin" in capsys.readouterr().err
