@@ -25,7 +25,7 @@ from node.foretelling import Foretelling
 from node.hands import SwarmHands
 from node.history import doubt_of
 from node.http.history_metrics import EXCHANGED
-from node.peer_facts import peer_facts
+from node.peer_facts import edge_facts, peer_facts
 from node.policies import Policies, SwarmPolicies
 from node.reckoning import OwnEngine, Reckoning
 from node.record_ports import History
@@ -172,6 +172,7 @@ class Company:
                 for peer in self.outcasts()
             ],
             "rejected_records": dict(self.replication.counts().rejected),
+            "edge": edge_facts(self._hands.network.edge()),
         }
 
     def exchanged(self) -> dict[str, int]:
@@ -270,6 +271,7 @@ class Company:
             apply=self._discovery.apply,
             greeted=self._greeted,
             judge=self._judge,
+            complain=hands.network.complain,
         )
 
     def _make_replica(self) -> SwarmReplica:

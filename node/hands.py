@@ -36,6 +36,7 @@ from node.core.own_addresses import own_addresses
 from node.core.own_records import Setting
 from node.core.profile import Profile, hardware_summary
 from node.core.snapshot import Snapshot
+from node.edge_ports import Door
 from node.errors import Unavailable
 from node.history import begin_epoch, open_own_history
 from node.http.asgi import App
@@ -92,8 +93,8 @@ class Listen(Protocol):
         ...
 
 
-class Network(Swarm, Streams, Protocol):
-    """Connections and conversations with peers."""
+class Network(Swarm, Streams, Door, Protocol):
+    """Connections and conversations with peers, and who is let in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

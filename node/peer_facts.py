@@ -1,9 +1,14 @@
-"""What is told of one peer: `metainf peers --json`. Knows values, and puts them into words that scripts rely on."""
+"""What is told of one peer, and of the door for all of them: `metainf peers --json`.
 
+Knows values, and puts them into words that scripts rely on.
+"""
+
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from node.core.standings import Standing
+from node.edge_ports import Edge
 from protocol.addresses import Address
 from protocol.advert import SERVE, Advert
 from protocol.hello import Settled
@@ -50,6 +55,18 @@ def peer_facts(  # noqa: PLR0913 -- one value for each word
         "standing": round(behaved, 3),
         "offences": dict(offences),
         "quarantined": quarantined,
+    }
+
+
+def edge_facts(edge: Edge) -> dict[str, Any]:
+    """Return what is told of the door for peers; for how long who is refused in whole seconds."""
+    return {
+        "inbound": edge.inbound,
+        "handshaking": edge.handshaking,
+        "accepted": edge.accepted,
+        "refused": dict(edge.refused),
+        "banned_addresses": {who: math.ceil(seconds) for who, seconds in edge.banned_addresses.items()},
+        "banned_peers": {who: math.ceil(seconds) for who, seconds in edge.banned_peers.items()},
     }
 
 

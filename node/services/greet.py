@@ -70,6 +70,7 @@ class Greeter:
         apply: Callable[[Iterable[Change]], None],
         greeted: Callable[[PeerId], None],
         judge: Judge = welcome_all,
+        complain: Callable[[PeerId, str], None] = lambda _peer, _reason: None,
     ) -> None:
         """Prepare.
 
@@ -79,6 +80,7 @@ class Greeter:
             apply: gets what the book says has changed.
             greeted: called once for each meeting, after `apply`.
             judge: tells who is not welcome; that there is room is seen to here.
+            complain: called of those who greet as no honest node does, or let us wait for it.
         """
         self._swarm = swarm
         self._streams = streams
@@ -89,6 +91,7 @@ class Greeter:
         self._apply = apply
         self._greeted = greeted
         self._judge = judge
+        self._complain = complain
         self._guests: dict[PeerId, _Guest] = {}
         self._failures: OrderedDict[PeerId, int] = OrderedDict()
         self._remarked: OrderedDict[tuple[PeerId, str], None] = OrderedDict()
@@ -139,6 +142,7 @@ class Greeter:
             in_vain = not guest.over.is_set()  # one that greeted in vain is let go by who talked to it
             if in_vain:
                 self._failed(peer, f"it said nothing for {COME_FORWARD:g} s")
+                self._complain(peer, "no_greeting")
         if in_vain and self._guests.get(peer) is guest:
             await self._disconnect(peer)
 
@@ -187,6 +191,7 @@ class Greeter:
         except RemoteProtocolError as error:
             self._remark("greet.refused", peer, reason=error.reason.value, detail=error.detail)
             self._addresses.shun(peer, trio.current_time() + HOUR)
+            self._complain(peer, error.reason.value)
             self._turn_away(peer)
 
     def _welcome(self, settled: Settled) -> Part | None:

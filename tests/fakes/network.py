@@ -14,6 +14,7 @@ from math import inf
 
 import trio
 
+from node.edge_ports import Edge
 from node.errors import Broken, NotSpoken, Unreachable
 from node.ports import PeerStream, StreamHandler
 from protocol import limits
@@ -234,6 +235,7 @@ class FakeNode:
     opened: set[PeerId] = field(default_factory=set)  # links that this node dialled
     streams: defaultdict[PeerId, list[FakeStream]] = field(default_factory=lambda: defaultdict(list))
     failures: list[Exception] = field(default_factory=list)  # what handlers raised
+    complaints: list[tuple[PeerId, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.address = Address("ip4", self.host, PORT, self.me)
@@ -303,6 +305,19 @@ class FakeNode:
 
     def round_trip(self, peer: PeerId) -> float | None:
         return 2 * self.network.weather.latency if peer in self.links else None
+
+    def complain(self, peer: PeerId, reason: str) -> None:
+        self.complaints.append((peer, reason))
+
+    def edge(self) -> Edge:
+        return Edge(
+            inbound=len(self.links - self.opened),
+            handshaking=0,
+            accepted=0,
+            refused={},
+            banned_addresses={},
+            banned_peers={},
+        )
 
     def unlink(self, peer: PeerId, delay: float, reason: str) -> None:
         when = trio.current_time() + delay
@@ -383,8 +398,10 @@ class FakeNode:
             with trio.move_on_after(LINGER):
                 while await stream.receive() is not None:
                     pass
-        except (Broken, RemoteProtocolError):
+        except Broken:
             pass
+        except RemoteProtocolError as error:
+            self.complain(stream.peer, error.reason.value)
         except Exception as error:  # noqa: BLE001 -- any handler, any bug
             self.failures.append(error)
         finally:

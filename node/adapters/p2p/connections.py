@@ -28,9 +28,10 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from node.adapters.p2p.dialer import dial_any
-from node.adapters.p2p.gate import Gate, Ticket, origin_of
+from node.adapters.p2p.gate import Gate, Ticket
 from node.adapters.p2p.limits import P2pLimits
-from node.adapters.p2p.tcp import Tcp, words
+from node.adapters.p2p.origin import Origin, Origins
+from node.adapters.p2p.tcp import Tcp, TcpStream, words
 from node.adapters.p2p.workarounds import Workaround
 from node.errors import Unreachable
 from protocol.addresses import Address, parse_address
@@ -66,6 +67,7 @@ class HardenedSwarm(Swarm):
         self.limits = limits
         self.disabled = disabled
         self.tcp = Tcp(disabled)
+        self.origins = Origins(limits.trusted)
         self.gate = Gate(limits)
         self._scopes: dict[int, trio.CancelScope] = {}
         self._book: OrderedDict[ID, tuple[Address, ...]] = OrderedDict()
@@ -106,24 +108,29 @@ class HardenedSwarm(Swarm):
             await super()._handle_inbound_connection(read_write_closer, maddr)
             return
         remote = read_write_closer.get_remote_address()
-        ticket = None if remote is None else self._let_in(origin_of(remote[0]))
+        ticket = None if remote is None else self._let_in(self.origins.of(remote[0]))
+        if ticket is None:
+            assert isinstance(read_write_closer, TcpStream)  # noqa: S101 -- our listener made it
+            read_write_closer.drop()  # at once: of those who are refused there may be hundreds a second
+            return
         try:
-            if ticket is not None:
-                await contained("p2p.inbound_failed", self._receive, read_write_closer, maddr, ticket)
+            await contained("p2p.inbound_failed", self._receive, read_write_closer, maddr, ticket)
         finally:
-            if ticket is not None:
-                self._scopes.pop(ticket.number, None)
-                self.gate.leave(ticket)
+            self._scopes.pop(ticket.number, None)
+            self.gate.leave(ticket, trio.current_time())
             with trio.CancelScope(shield=True):
                 await read_write_closer.close()
 
-    def _let_in(self, origin: str) -> Ticket | None:
-        arrival = self.gate.arrive(origin)
-        if arrival.displaced is not None:
-            self._scopes[arrival.displaced.number].cancel()
+    def _let_in(self, origin: Origin) -> Ticket | None:
+        arrival = self.gate.arrive(origin, trio.current_time())
+        self._displace(arrival.displaced)
         if arrival.ticket is not None:
             self._scopes[arrival.ticket.number] = trio.CancelScope()
         return arrival.ticket
+
+    def _displace(self, ticket: Ticket | None) -> None:
+        if ticket is not None:
+            self._scopes[ticket.number].cancel()
 
     async def _receive(self, stream: ReadWriteCloser, maddr: Multiaddr, ticket: Ticket) -> None:
         muxed: Any = None
@@ -136,10 +143,21 @@ class HardenedSwarm(Swarm):
                 return  # no peer of ours: a scanner, another network, one that gave up
         if muxed is None:
             return
-        if not self.gate.establish(ticket) or peer_of(muxed.peer_id) is None:
-            await muxed.close()
-            return
-        await muxed.event_closed.wait()
+        arrival = self.gate.establish(ticket, peer_of(muxed.peer_id), trio.current_time())
+        self._displace(arrival.displaced)
+        if arrival.ticket is not None:
+            with trio.CancelScope() as inside:
+                self._scopes[ticket.number] = inside
+                await muxed.event_closed.wait()
+                return
+        await muxed.close()
+
+    def complain(self, peer: PeerId, host: str | None, reason: str) -> None:
+        """Note that a peer at this address says what no honest one says. Its connections stay."""
+        origin = None if host is None else self.origins.of(host)
+        log.debug("p2p.complaint", peer=str(peer), reason=reason)
+        if self.gate.complain(peer, origin, trio.current_time()):
+            log.info("p2p.peer_banned", peer=str(peer), reason=reason)
 
     def _trim_connections(self, peer_id: ID) -> None:
         """Close the oldest connections with a peer that has too many: the newest is the one it believes in."""

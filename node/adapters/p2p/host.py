@@ -1,4 +1,4 @@
-"""The node's place in the swarm: one libp2p host, hardened, behind the ports `Swarm` and `Streams`.
+"""The node's place in the swarm: one libp2p host, hardened, behind the ports `Swarm`, `Streams` and `Door`.
 
 One of the five files that import libp2p. TCP, Noise and yamux only. The identity is the node's own Ed25519 key, so
 the transport proves the same peer id that signs records.
@@ -44,10 +44,12 @@ from multiaddr import Multiaddr
 
 from node.adapters.p2p.connections import HardenedSwarm, Notices, peer_of
 from node.adapters.p2p.frames import FrameStream
+from node.adapters.p2p.gate import Refusal
 from node.adapters.p2p.limits import DEFAULT_LIMITS, P2pLimits
 from node.adapters.p2p.muxer import HardenedYamux, MuxedNetStream, YamuxOnly
 from node.adapters.p2p.pool import StreamPool
 from node.adapters.p2p.workarounds import NONE, Workaround, require_version
+from node.edge_ports import Edge
 from node.errors import Broken, NotSpoken, Unavailable, Unreachable
 from node.ports import PeerStream, StreamHandler
 from protocol import limits as protocol_limits
@@ -63,7 +65,7 @@ CLOSING_SECONDS = 3.0  # for saying good-bye to all peers at once; the sockets c
 
 
 class P2pHost:
-    """`node.ports.Swarm` and `node.ports.Streams`. Made by `open_host`."""
+    """`node.ports.Swarm`, `node.ports.Streams` and `node.edge_ports.Door`. Made by `open_host`."""
 
     def __init__(self, swarm: HardenedSwarm, foreign: BasicHost, limits: P2pLimits) -> None:
         me = peer_of(foreign.get_id())
@@ -125,6 +127,25 @@ class P2pHost:
                 return connection.muxed_conn.rtt() or None
         return None
 
+    def complain(self, peer: PeerId, reason: str) -> None:
+        """See `node.edge_ports.Door`."""
+        muxed = (each.muxed_conn for each in self.swarm.alive(_id(peer)) if isinstance(each, SwarmConn))
+        remotes = (each.get_remote_address() for each in muxed if isinstance(each, HardenedYamux))
+        self.swarm.complain(peer, next((remote[0] for remote in remotes if remote is not None), None), reason)
+
+    def edge(self) -> Edge:
+        """See `node.edge_ports.Door`."""
+        gate, now = self.swarm.gate, trio.current_time()
+        parties, peers = gate.banned(now)
+        return Edge(
+            inbound=gate.inside,
+            handshaking=gate.shaking,
+            accepted=gate.accepted,
+            refused={reason.value: gate.refusals[reason] for reason in Refusal},
+            banned_addresses={str(each.who): each.seconds for each in parties},
+            banned_peers={str(each.who): each.seconds for each in peers},
+        )
+
     def _note(self) -> None:
         self._moved.set()
         self._moved = trio.Event()
@@ -168,6 +189,8 @@ class P2pHost:
                         pass  # the peer has more to say than the handler wanted to know
             except (Broken, RemoteProtocolError) as error:
                 log.debug("p2p.stream_ended", protocol=protocol, peer=str(peer), reason=str(error))
+                if isinstance(error, RemoteProtocolError):
+                    self.complain(peer, error.reason.value)
                 await stream.reset()
             except BaseException:  # a bug or cancellation: the peer is told, the error goes on to who reports it
                 stream.abandon()
@@ -222,13 +245,16 @@ class P2pHost:
             await self._close(self._idle(now))
 
     def _idle(self, now: float) -> list[SwarmConn]:
-        unused = {id(each): each for each in self.swarm.all_alive() if not each.get_streams()}
+        inbound = [each for each in self.swarm.all_alive() if each.direction is Direction.INBOUND]
+        unused = {id(each): each for each in inbound if not each.get_streams()}
         self._idle_since = {key: self._idle_since.get(key, now) for key in unused}
-        return [
-            each
-            for key, each in unused.items()
-            if each.direction is Direction.INBOUND and self._idle_since[key] + self._limits.idle_seconds <= now
-        ]
+        idle = [each for key, each in unused.items() if self._idle_since[key] + self._limits.idle_seconds <= now]
+        silent = [each for each in inbound if id(each) not in unused and self._silent(each, now)]
+        return [*idle, *silent]
+
+    def _silent(self, connection: SwarmConn, now: float) -> bool:
+        muxed = connection.muxed_conn
+        return isinstance(muxed, HardenedYamux) and muxed.heard_at + self._limits.quiet_seconds <= now
 
     async def close_all(self) -> None:
         """Close every connection, all at once."""

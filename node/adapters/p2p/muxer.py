@@ -25,6 +25,8 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID, Yamux, YamuxStream
 
 from node.adapters.p2p.limits import KIB, P2pLimits
+from node.adapters.p2p.origin import Origins
+from node.adapters.p2p.pot import Pot
 from node.adapters.p2p.sealed import SealedSocket
 from node.adapters.p2p.tcp import TcpStream
 from node.adapters.p2p.unread import FlowControlIgnored, Unread
@@ -48,11 +50,15 @@ class YamuxOnly(MuxerMultistream):
         super().__init__({TProtocol(PROTOCOL_ID): Yamux}, limits.negotiate_seconds)
         self._limits = limits
         self._disabled = disabled
+        self.pot = Pot(unread=limits.unread_all, streams=limits.streams_all)
+        self._origins = Origins()
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         """Agree on yamux with the other end."""
         protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
-        muxed = HardenedYamux(conn, peer_id, limits=self._limits, disabled=self._disabled)
+        remote = conn.get_remote_address()
+        party = self._origins.of(remote[0]).party if remote is not None else ""
+        muxed = HardenedYamux(conn, peer_id, limits=self._limits, disabled=self._disabled, pot=self.pot, party=party)
         return self._annotate_connection(muxed, conn, protocol)
 
 
@@ -60,9 +66,19 @@ class HardenedYamux(Yamux):
     """A connection whose peer may be hostile, slow or gone."""
 
     def __init__(
-        self, secured_conn: ISecureConn, peer_id: ID, *, limits: P2pLimits, disabled: AbstractSet[Workaround]
+        self,
+        secured_conn: ISecureConn,
+        peer_id: ID,
+        *,
+        limits: P2pLimits,
+        disabled: AbstractSet[Workaround],
+        pot: Pot,
+        party: str,
     ) -> None:
         super().__init__(secured_conn, peer_id, is_initiator=secured_conn.is_initiator)
+        self.party = party
+        self.heard_at = trio.current_time()  # when the peer last said something on a stream
+        self._pot = pot
         self.limits = limits
         self.disabled = disabled
         self._session = secured_conn
@@ -79,8 +95,10 @@ class HardenedYamux(Yamux):
         self._line: Line | None = None
         if Workaround.WHOLE_WRITES not in disabled:
             common = Common(deliver=self._deliver, credit=self._credit, longest=2 * limits.unread)
-            self._line = Line(_taken_over(secured_conn, limits), common, dead=_dead, close=secured_conn.close)
+            self._raw, sealed = _taken_over(secured_conn, limits)
+            self._line = Line(sealed, common, dead=_dead, close=secured_conn.close)
             self.secured_conn = self._line  # libp2p reads and closes it, and no more: see the three below
+            pot.enter(self)
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Return host and port of the other end."""
@@ -99,12 +117,31 @@ class HardenedYamux(Yamux):
         while True:
             stream = await super().accept_stream()
             assert isinstance(stream, YamuxStream)  # noqa: S101 -- narrows the interface to the class
-            theirs = sum(not each.is_initiator for each in self.streams.values())
-            if theirs <= self.limits.streams or Workaround.BOUNDED_STREAMS in self.disabled:
+            theirs = self.theirs()
+            if Workaround.BOUNDED_STREAMS in self.disabled or (
+                theirs <= self.limits.streams and self._pot.has_room(self)
+            ):
                 return stream
             log.info("p2p.stream_refused", peer=str(self.peer_id), open=theirs)
             self.forget_unread(stream)
             await stream.reset()
+
+    # -- what `Pot` asks
+
+    def held(self) -> int:
+        """Return the bytes that were received and not read; none once the connection is ending."""
+        return 0 if self.event_shutting_down.is_set() else sum(map(len, self.stream_buffers.values()))
+
+    def theirs(self) -> int:
+        """Return how many streams the peer has opened; none once the connection is ending."""
+        return 0 if self.event_shutting_down.is_set() else sum(not each.is_initiator for each in self.streams.values())
+
+    def spill(self) -> None:
+        """Drop the connection: all of them together hold too much, and this one most."""
+        log.warning("p2p.connection_spilt", peer=str(self.peer_id), bytes=self.held())
+        self._raw.drop()
+        for each in self.stream_buffers.values():
+            each.clear()
 
     def forget_unread(self, stream: YamuxStream) -> None:
         """Drop what nobody will read: libp2p keeps it for a minute after a reset."""
@@ -135,6 +172,8 @@ class HardenedYamux(Yamux):
         if stream is None or buffer is None:
             return  # it was reset here; what was on its way is nobody's
         buffer.extend(data)
+        self.heard_at = trio.current_time()
+        self._pot.received(len(data))
         stream.recv_window = max(0, stream.recv_window - len(data))
         event = self.stream_events.get(number)
         if event is not None:
@@ -339,7 +378,7 @@ class _Streams(dict[int, YamuxStream]):
         super().__setitem__(number, stream)
 
 
-def _taken_over(conn: ISecureConn, limits: P2pLimits) -> SealedSocket:
+def _taken_over(conn: ISecureConn, limits: P2pLimits) -> tuple[TcpStream, SealedSocket]:
     """Return the connection below libp2p's layers, with what they had read and not used."""
     # Noise over TCP is all there is: whoever agreed on something else was let in by a test without `NOISE_ONLY`.
     assert isinstance(conn, SecureSession)  # noqa: S101
@@ -347,7 +386,7 @@ def _taken_over(conn: ISecureConn, limits: P2pLimits) -> SealedSocket:
     raw = conn.conn.read_writer.read_write_closer
     assert isinstance(raw, RawConnection)  # noqa: S101
     assert isinstance(raw.stream, TcpStream)  # noqa: S101
-    return SealedSocket(raw.stream, conn.conn, plain=conn._drain(None), stall=limits.stall_seconds)
+    return raw.stream, SealedSocket(raw.stream, conn.conn, plain=conn._drain(None), stall=limits.stall_seconds)
 
 
 def _dead(words: str) -> ConnectionClosedError:

@@ -82,6 +82,10 @@ class TcpStream(TrioTCPStream):
             self._more = len(data) == READ_AHEAD
             return data
 
+    def drop(self) -> None:
+        """Close the socket at once; whoever reads or writes it is told."""
+        self.stream.socket.close()
+
     def _number(self) -> int:
         number = self.stream.socket.fileno()
         if number < 0:
