@@ -17,7 +17,7 @@ class Terms:
     """When somebody is refused, and for how long. Times in seconds.
 
     Attributes:
-        failures: that bring a refusal, if they come at once.
+        failures: whose weight together brings a refusal.
         half_life: in which a failure comes to weigh half.
         first, longest: a refusal; each is twice as long as the one before.
         forgotten: after the end of a refusal, until the next is half as long again.

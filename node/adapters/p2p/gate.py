@@ -19,10 +19,11 @@ from node.core.bans import Ban, Bans, Terms
 from node.core.pace import Allowance, Pace
 from protocol.ids import PeerId
 
-# A minute's garbage of a household, and it waits for seconds; five minutes at most: others may share the address.
-PARTY_TERMS = Terms(failures=12, half_life=60.0, first=5.0, longest=300.0, forgotten=600.0)
-# A peer is one key and nobody else: four greetings or frames that no honest node says, an hour at most.
-PEER_TERMS = Terms(failures=4, half_life=600.0, first=30.0, longest=3600.0, forgotten=3600.0)
+# The twelfth failure within seconds, and a household waits for seconds; five minutes at most: others may share the
+# address. (A little fades between two failures, so the weight of twelve is less than twelve.)
+PARTY_TERMS = Terms(failures=11.5, half_life=60.0, first=5.0, longest=300.0, forgotten=600.0)
+# A peer is one key and nobody else: the fourth greeting or frame that no honest node says; an hour at most.
+PEER_TERMS = Terms(failures=3.5, half_life=600.0, first=30.0, longest=3600.0, forgotten=3600.0)
 KNOWN_WEIGHT = 0.25  # of a failure, where somebody else of that party is established: it is shared by honest ones
 FAIR = 8  # established of one subnet, up to which it gives up no place
 ALL = "all"

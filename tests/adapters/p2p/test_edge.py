@@ -56,16 +56,16 @@ async def test_of_all_who_are_not_read_the_largest_connection_ends_and_no_other(
 async def test_streams_are_bounded_over_all_connections_and_the_modest_get_theirs() -> None:
     limits = replace(DEFAULT_LIMITS, streams_all=12)
     async with a_pair(server_limits=limits) as (server, client):
-        server.serve(DEAF, deaf)
         refused = 0
         async with trio.open_nursery() as nursery:
 
             async def holds() -> None:
                 nonlocal refused
                 try:
-                    async with client.open(server.me, DEAF, patience=2.0) as stream:
+                    async with client.open(server.me, ECHO, patience=2.0) as stream:
                         await stream.send(b"x")
                         await stream.receive()
+                        await trio.sleep_forever()
                 except NodeError:
                     refused += 1
 
