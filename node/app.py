@@ -184,6 +184,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             "version": policies.version,
             "uptime_s": round(trio.current_time() - started, 3),
             "loop_lag_ms": lag.facts(),
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
             "api_url": address,
             "addresses": [str(each) for each in company.addresses] if company is not None else [],
             "engine": _engine_facts(engine.snapshot()),

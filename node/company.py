@@ -87,6 +87,8 @@ class Company:
         self._addresses = AddressBook(home.me, nearest=among.nearest)
         self._standings = Standings()
         self._parter = Parter(hands.network, self._addresses)
+        if hands.weigh is not None:
+            hands.weigh(lambda peer: self._parter.conduct.standing(peer, trio.current_time()))
         self._digest: ContentDigest | None = None  # of the engine's model
         self.foretelling = Foretelling(home.me, swarm=hands.network, book=self.book)
         self._watch = LoadWatch(

@@ -110,6 +110,7 @@ class SwarmHands:
         remember: keeps such addresses for the next.
         hardware: this machine, as adverts tell of it.
         account: keeps what was used and owed; None: nothing outlives the run.
+        weigh: has gossip weigh its neighbours by what is told of their conduct: 1 for the best, near 0 for the worst.
     """
 
     network: Network
@@ -123,6 +124,7 @@ class SwarmHands:
     remember: Callable[[Sequence[Address]], Awaitable[None]]
     hardware: Hardware | None = None
     account: AccountStore | None = None
+    weigh: Callable[[Callable[[PeerId], float]], None] | None = None
 
 
 async def _keep_no_pause(_: Pause | None) -> None:
@@ -283,6 +285,7 @@ async def _open_swarm(
             remember=remember,
             hardware=hardware_summary(Profile(hardware=await trio.to_thread.run_sync(hardware_now))),
             account=AccountFile(where.data / ACCOUNT),
+            weigh=gossip.weigh,
         )
 
 

@@ -1,6 +1,6 @@
 """Connections with peers: who may come in, who is dialled, which handlers' errors stay inside.
 
-One of the five files that import libp2p. Overrides what libp2p's network does at its edges; what it does between them
+One of the six files that import libp2p. Overrides what libp2p's network does at its edges; what it does between them
 is its own.
 """
 
@@ -152,9 +152,8 @@ class HardenedSwarm(Swarm):
                 return
         await muxed.close()
 
-    def complain(self, peer: PeerId, host: str | None, reason: str) -> None:
-        """Note that a peer at this address says what no honest one says. Its connections stay."""
-        origin = None if host is None else self.origins.of(host)
+    def complain(self, peer: PeerId, origin: Origin | None, reason: str) -> None:
+        """Note that a peer that is there says what no honest one says. Its connections stay."""
         log.debug("p2p.complaint", peer=str(peer), reason=reason)
         if self.gate.complain(peer, origin, trio.current_time()):
             log.info("p2p.peer_banned", peer=str(peer), reason=reason)

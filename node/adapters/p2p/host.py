@@ -1,6 +1,6 @@
 """The node's place in the swarm: one libp2p host, hardened, behind the ports `Swarm`, `Streams` and `Door`.
 
-One of the five files that import libp2p. TCP, Noise and yamux only. The identity is the node's own Ed25519 key, so
+One of the six files that import libp2p. TCP, Noise and yamux only. The identity is the node's own Ed25519 key, so
 the transport proves the same peer id that signs records.
 """
 
@@ -47,6 +47,7 @@ from node.adapters.p2p.frames import FrameStream
 from node.adapters.p2p.gate import Refusal
 from node.adapters.p2p.limits import DEFAULT_LIMITS, P2pLimits
 from node.adapters.p2p.muxer import HardenedYamux, MuxedNetStream, YamuxOnly
+from node.adapters.p2p.origin import Origin
 from node.adapters.p2p.pool import StreamPool
 from node.adapters.p2p.workarounds import NONE, Workaround, require_version
 from node.edge_ports import Edge
@@ -129,9 +130,13 @@ class P2pHost:
 
     def complain(self, peer: PeerId, reason: str) -> None:
         """See `node.edge_ports.Door`."""
-        muxed = (each.muxed_conn for each in self.swarm.alive(_id(peer)) if isinstance(each, SwarmConn))
+        self.swarm.complain(peer, self.origin_of(_id(peer)), reason)
+
+    def origin_of(self, identity: ID) -> Origin | None:
+        """Return where a connected peer is; None where that is not known."""
+        muxed = (each.muxed_conn for each in self.swarm.alive(identity) if isinstance(each, SwarmConn))
         remotes = (each.get_remote_address() for each in muxed if isinstance(each, HardenedYamux))
-        self.swarm.complain(peer, next((remote[0] for remote in remotes if remote is not None), None), reason)
+        return next((self.swarm.origins.of(remote[0]) for remote in remotes if remote is not None), None)
 
     def edge(self) -> Edge:
         """See `node.edge_ports.Door`."""

@@ -1,6 +1,6 @@
 """Gossip and the directory: libp2p's gossipsub 1.1 and Kademlia table behind the ports `Gossip` and `Directory`.
 
-One of the five files that import libp2p. Neither is relied on for completeness: gossip may lose messages, the table
+One of the six files that import libp2p. Neither is relied on for completeness: gossip may lose messages, the table
 may forget. What is published and stored is judged by rules that are given; this file knows no record.
 """
 
@@ -20,7 +20,6 @@ from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStoreError
-from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
@@ -29,7 +28,9 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from node.adapters.p2p.connections import peer_of
 from node.adapters.p2p.host import P2pHost
+from node.adapters.p2p.scores import Router, Scorer
 from node.adapters.p2p.workarounds import NONE, Workaround
+from node.clock import wall_us
 from protocol import limits
 from protocol.addresses import Address, parse_address
 from protocol.ids import PeerId
@@ -69,9 +70,14 @@ class Namespace:
 class P2pGossip:
     """`node.ports.Gossip`. Made by `open_gossip`."""
 
-    def __init__(self, pubsub: Pubsub, *, stock: bool) -> None:
+    def __init__(self, pubsub: Pubsub, scorer: Scorer, *, stock: bool) -> None:
         self.pubsub = pubsub
+        self.scorer = scorer
         self._stock = stock
+
+    def weigh(self, standing: Callable[[PeerId], float]) -> None:
+        """Have neighbours weighed by their standing: 1 of whom nothing bad is known, halved by each offence."""
+        self.scorer.standing = standing
 
     async def publish(self, topic: str, data: bytes) -> None:
         """See `node.ports.Gossip`."""
@@ -130,7 +136,8 @@ async def open_gossip(
         message_id: what a message of a topic is called; one that is called like another is dropped.
     """
     stock = Workaround.GOSSIP_LIMITS in disabled
-    router = GossipSub(
+    router = Router(
+        host,
         protocols=[MESHSUB],
         degree=DEGREE,
         degree_low=DEGREE_LOW,
@@ -148,11 +155,13 @@ async def open_gossip(
         max_inbound_rpc_size=2 * MESSAGE_BYTES,
         allowed_topics=topics,
     )
+    pubsub.counter = wall_us()  # libp2p's own counts from the second of the start: a node that says more than one
+    # message in a second and starts anew says other words under the same number, and is punished for it
     if not stock:
         pubsub.peer_queues = _Queues()
     async with background_trio_service(pubsub), background_trio_service(router):
         await pubsub.wait_until_ready()
-        yield P2pGossip(pubsub, stock=stock)
+        yield P2pGossip(pubsub, router.scores, stock=stock)
 
 
 class _Queues(dict[ID, RpcQueue]):

@@ -1,0 +1,61 @@
+"""Whether something grows: the slope of samples over time with its 95 % confidence interval, against a bound.
+
+Pure. Several series (nodes, and runs that were broken off) have one slope and each its own height. Neighbouring samples
+resemble each other, so an interval from all of them would be too narrow: they are averaged in blocks first, and the
+blocks are what is counted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+from statistics import fmean
+
+from scipy import stats
+
+BLOCKS = 8  # of each series: enough for a slope, and each still of many samples
+CONFIDENCE = 0.95
+
+Series = Sequence[tuple[float, float]]  # seconds, and what was read then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slope:
+    """Per hour, with the interval that it lies in."""
+
+    value: float
+    low: float
+    high: float
+
+    def against(self, bound: float) -> str:
+        """Tell what is shown of a bound: `within`, `beyond`, or `undecided`."""
+        if self.high <= bound:
+            return "within"
+        return "beyond" if self.low > bound else "undecided"
+
+
+def slope(series: Mapping[str, Series], *, blocks: int = BLOCKS) -> Slope:
+    """Return the slope that all series have in common; an interval without end where there are too few samples."""
+    hours: list[float] = []
+    values: list[float] = []
+    degrees = -1
+    for samples in series.values():
+        means = _blocks(samples, blocks)
+        if len(means) < 2:
+            continue
+        middle = fmean(at for at, _ in means), fmean(value for _, value in means)
+        hours += [(at - middle[0]) / 3600 for at, _ in means]
+        values += [value - middle[1] for _, value in means]
+        degrees += len(means) - 1
+    spread = sum(at * at for at in hours)
+    if degrees < 1 or not spread:
+        return Slope(value=0.0, low=-inf, high=inf)
+    value = sum(at * each for at, each in zip(hours, values, strict=True)) / spread
+    left = sum((each - value * at) ** 2 for at, each in zip(hours, values, strict=True))
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * sqrt(left / degrees / spread)
+    return Slope(value=value, low=value - margin, high=value + margin)
+
+
+def _blocks(samples: Series, blocks: int) -> list[tuple[float, float]]:
+    size = max(1, len(samples) // blocks)
+    cut = [samples[at : at + size] for at in range(0, len(samples) - size + 1, size)]
+    return [(fmean(at for at, _ in block), fmean(value for _, value in block)) for block in cut]
