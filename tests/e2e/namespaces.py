@@ -98,6 +98,11 @@ def two_halves(east: int, west: int) -> Iterator[Halves]:
                 _ip("netns", "del", name)
 
 
+def add_address(place: Place, ip: str) -> None:
+    """Give a place another address. Raises OSError."""
+    _ip("-n", place.name, "addr", "add", f"{ip}/24", "dev", INSIDE)
+
+
 def carried(pid: int) -> int | None:
     """Return the bytes in and out of a process's namespace so far, headers included; None on the host's own."""
     for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
