@@ -242,6 +242,7 @@ async def _open_swarm(
 ) -> AsyncIterator[SwarmHands]:
     # Here and not above: a second of imports that a node by itself does without.
     from node.adapters.p2p.host import open_host  # noqa: PLC0415
+    from node.adapters.p2p.limits import P2pLimits  # noqa: PLC0415
     from node.adapters.p2p.routing import Namespace, open_directory, open_gossip  # noqa: PLC0415
 
     hush_libraries()
@@ -249,7 +250,18 @@ async def _open_swarm(
     rules = dht_rules(policies.swarm, wall_us)
     async with AsyncExitStack() as resources:
         try:
-            host = await resources.enter_async_context(open_host(identity.secret_seed(), policies.listen))
+            host = await resources.enter_async_context(
+                open_host(
+                    identity.secret_seed(),
+                    policies.listen,
+                    limits=P2pLimits(
+                        inbound=policies.door.inbound,
+                        inbound_per_address=policies.door.inbound_per_address,
+                        inbound_per_subnet=max(policies.door.inbound_per_address, policies.door.inbound // 2),
+                        trusted=policies.door.trusted,
+                    ),
+                )
+            )
         except Unavailable as error:
             raise _taken(error, policies.listen) from error
         gossip = await resources.enter_async_context(

@@ -50,6 +50,15 @@ WELL_KNOWN_KEYS = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DoorPolicy:
+    """Who comes in: connections in all and of one address, and networks whose addresses are not counted."""
+
+    inbound: int = 256
+    inbound_per_address: int = 32
+    trusted: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SwarmPolicies:
     """How the node takes part in the swarm.
 
@@ -70,6 +79,7 @@ class SwarmPolicies:
     nearest: Reach
     limits: PeerLimits
     price_per_hour: float | None = None
+    door: DoorPolicy = field(default_factory=DoorPolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +271,21 @@ def _swarm(p2p: P2pSection, settings: Settings) -> SwarmPolicies:
             allow_remote_media=settings.api.allow_remote_media,
         ),
         price_per_hour=p2p.price_per_hour,
+        door=DoorPolicy(
+            inbound=p2p.inbound,
+            inbound_per_address=p2p.inbound_per_address,
+            trusted=tuple(_network(text) for text in p2p.trusted_networks),
+        ),
     )
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"p2p.trusted_networks: {error}", remedy="write networks as 10.1.0.0/16, single addresses as 10.1.2.3"
+        ) from error
 
 
 def _listen_address(text: str) -> Address:

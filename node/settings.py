@@ -122,6 +122,9 @@ class P2pSection(Section, frozen=True, kw_only=True):
     tokens_per_minute: Positive | None = None
     concurrent: Positive | None = None
     owner_places: Annotated[int, Meta(ge=0)] = 8  # of engine.max_running, never taken by peers
+    inbound: Positive = 256  # connections that others open with this node
+    inbound_per_address: Positive = 32  # of one address (a /64 of IPv6); of one /24 (or /48) half of all
+    trusted_networks: tuple[str, ...] = ()  # shared by many peers, as a proxy of yours is: not counted per address
     price_per_hour: Price | None = None  # of this machine, told in its adverts, in the swarm's unit
 
 

@@ -123,3 +123,15 @@ def test_no_price_and_no_limit_is_below_nothing(key: str) -> None:
     section, name = key.split(".")
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         made(f"[{section}]\n{name} = -1")
+
+
+def test_the_door_for_peers_is_as_wide_as_the_owner_says() -> None:
+    plain = made("").swarm
+    assert plain is not None
+    assert (plain.door.inbound, plain.door.inbound_per_address, plain.door.trusted) == (256, 32, ())
+    wide = made('[p2p]\ninbound = 1000\ninbound_per_address = 500\ntrusted_networks = ["10.1.0.0/16", "fd00::1"]').swarm
+    assert wide is not None
+    assert [str(each) for each in wide.door.trusted] == ["10.1.0.0/16", "fd00::1/128"]
+    with pytest.raises(ConfigError, match=r"p2p\.trusted_networks") as caught:
+        made('[p2p]\ntrusted_networks = ["10.1.2.3/16"]')
+    assert "10.1.0.0/16" in caught.value.remedy
