@@ -189,6 +189,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             "addresses": [str(each) for each in company.addresses] if company is not None else [],
             "engine": _engine_facts(engine.snapshot()),
             "peers": company.numbers() if company is not None else {"connected": 0, "known": 0},
+            **(company.finding.facts() if company is not None else {}),
             "records": recording.facts(),
             "trials": recording.trial_facts(),
             "learner": learning.facts(),

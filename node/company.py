@@ -11,7 +11,6 @@ import structlog
 import trio
 
 from node.answering import among_peers
-from node.core.addressbook import AddressBook, Source
 from node.core.engine_state import EngineState
 from node.core.own_addresses import own_addresses
 from node.core.own_records import Setting
@@ -21,6 +20,7 @@ from node.core.standings import Standings
 from node.core.strategy import Strategy
 from node.describing import describe
 from node.errors import NodeError
+from node.finding import Finding
 from node.foretelling import Foretelling
 from node.hands import SwarmHands
 from node.history import doubt_of
@@ -29,12 +29,10 @@ from node.peer_facts import edge_facts, peer_facts
 from node.policies import Policies, SwarmPolicies
 from node.reckoning import OwnEngine, Reckoning
 from node.record_ports import History
-from node.remembering import keep_remembered
 from node.services.announce import Announcer
 from node.services.ask import SwarmReplica
 from node.services.discover import TARGET, Discovery
 from node.services.greet import Greeter
-from node.services.join import Joining
 from node.services.part import Parter
 from node.services.replicate import Replication, Us
 from node.services.serve import LocalReplica
@@ -84,7 +82,17 @@ class Company:
             home.me, hands.network.addresses(), hands.interfaces(), among.announce
         )  # where others reach this node, its peer id included
         self.book = Peerbook(home.me)
-        self._addresses = AddressBook(home.me, nearest=among.nearest)
+        self.finding = Finding(
+            hands,
+            among,
+            home.me,
+            wanted=self._wanted,
+            met=self.book.connections,
+            wall=home.wall,
+            luck=home.luck,
+            tell=home.tell,
+        )
+        self._addresses = self.finding.addresses
         self._standings = Standings()
         self._parter = Parter(hands.network, self._addresses)
         if hands.weigh is not None:
@@ -99,9 +107,6 @@ class Company:
         )
         self._announcer = self._make_announcer()
         self.turns = self._make_turns()
-        self._joining = Joining(
-            hands.network, self._addresses, wanted=self._wanted, luck=home.luck, tell=self._tell_alone
-        )
         self._discovery = self._make_discovery()
         self._greeter = self._make_greeter()
         self.reckoning = Reckoning(home, hands, policies, among, book=self.book, standings=self._standings)
@@ -121,20 +126,16 @@ class Company:
         network = self._hands.network
         network.serve(inference.PROTOCOL_ID, self._server.infer)
         network.serve(load.PROTOCOL_ID, self._server.load, frame_bytes=load.SCRIPT.limit)
-        self._addresses.learn(self._hands.remembered, Source.REMEMBERED)
-        self._addresses.learn(self._among.join, Source.CONFIGURED)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._discovery.run)
             await nursery.start(self.replication.run)
             nursery.start_soon(self._greeter.run)
             nursery.start_soon(self._announcer.run)
-            nursery.start_soon(self._joining.run)
+            nursery.start_soon(self.finding.run)
             nursery.start_soon(self._watch.run)
             nursery.start_soon(self.replica.run)
             experience = self.replica.experience
             nursery.start_soon(DriftWatch({"ttft": experience.ttft, "tpot": experience.tpot}).run)
-            nursery.start_soon(self._remember)
-            nursery.start_soon(self._look_around)
             nursery.start_soon(self._follow_engine)
             nursery.start_soon(self._parter.run)
 
@@ -274,6 +275,7 @@ class Company:
             greeted=self._greeted,
             judge=self._judge,
             complain=hands.network.complain,
+            parted=self.finding.parted,
         )
 
     def _make_replica(self) -> SwarmReplica:
@@ -316,7 +318,7 @@ class Company:
     # -- who is told of what
 
     def _look_again(self) -> None:
-        self._joining.look_again()
+        self.finding.joining.look_again()
         self.foretelling.look_again()
 
     def _wanted(self) -> Iterable[PeerId]:
@@ -325,6 +327,8 @@ class Company:
         return (*self._discovery.wanted(), *self._addresses.introduced())
 
     def _greeted(self, peer: PeerId) -> None:
+        if (settled := self._greeter.settled(peer)) is not None:
+            self.finding.greeted(settled)
         self._discovery.greeted(peer)
         self._announcer.met(peer)
         self.replication.greeted(peer)
@@ -340,9 +344,6 @@ class Company:
         if settled.peer in access.serve.but and settled.peer in access.ask.but:
             return Part(code=PartCode.NOT_WELCOME.value, message="This node's owner wants nothing to do with that one.")
         return None
-
-    def _tell_alone(self, alone: bool) -> None:
-        self._home.tell("alone", {"alone": alone})
 
     def _describe(self) -> Description:
         """Say what this node is and serves now."""
@@ -378,14 +379,3 @@ class Company:
                 log.warning("model.digest_unknown", reason=str(error))
                 return
             self._digest = setting.model.digest if setting is not None else None
-
-    async def _look_around(self) -> None:
-        """Take in whom the local network tells of."""
-        if self._hands.nearby is not None:
-            async for address in self._hands.nearby:
-                self._joining.hear([address], Source.NEAR)
-
-    async def _remember(self) -> None:
-        hands = self._hands
-        kept, working = hands.remembered, self._addresses.to_remember
-        await keep_remembered(hands.network.changed, working, kept=kept, keep=hands.remember)

@@ -7,7 +7,7 @@ they arise. What a person sees says what happened, why it may have, and what to 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
@@ -62,8 +62,29 @@ class Unreached(Broken):
     """Nobody was asked: no connection could be had. Nothing was done, so asking again or elsewhere is safe."""
 
 
+class WhyNot(StrEnum):
+    """Why nothing comes of a peer, in words that scripts and `metainf doctor` rely on."""
+
+    NO_ROUTE = "no_route"  # this machine knows no way to it
+    NO_NAME = "no_name"  # its name stands for no address
+    REFUSED = "refused"  # the machine is there, and nobody listens at the port
+    SILENT = "silent"  # nothing comes back
+    HANGING = "hanging"  # it accepts the connection and says nothing
+    HUNG_UP = "hung_up"  # it accepts the connection and ends it
+    GARBAGE = "garbage"  # what answers is no node
+    OTHER_PEER = "other_peer"  # what answers is another node
+    WRONG_KEY = "wrong_key"  # it is a node of a private swarm whose key is another one
+    WRONG_SWARM = "wrong_swarm"  # it is a node of another swarm
+    PARTED = "parted"  # it is a node that wants nothing of this one, or has no room
+    OTHER = "other"
+
+
 class Unreachable(NodeError):
     """A peer cannot be talked to: no address of it answers, or it is somebody else who does."""
+
+    def __init__(self, message: str, *, remedy: str = "", why: WhyNot = WhyNot.OTHER) -> None:
+        super().__init__(message, remedy=remedy)
+        self.why = why
 
 
 class NotSpoken(Unreachable):

@@ -24,12 +24,14 @@ from node.adapters.http_server.connection import ServerLimits
 from node.adapters.http_server.server import Bind, serve
 from node.adapters.keystore import Identity, load_or_create
 from node.adapters.lan import nodes_nearby
+from node.adapters.names import text_records
 from node.adapters.snapshot_file import read_shipped
 from node.adapters.store.account import NAME as ACCOUNT
 from node.adapters.store.account import AccountFile
 from node.adapters.store.told import ToldSettings
 from node.adapters.system import LocalMachine, local_addresses, port_owner, private_folder
 from node.adapters.upstream.pool import UpstreamPool
+from node.claiming import taken, until_free
 from node.clock import wall_us
 from node.core.operator_limits import Pause, Readings
 from node.core.own_addresses import own_addresses
@@ -111,6 +113,7 @@ class SwarmHands:
         hardware: this machine, as adverts tell of it.
         account: keeps what was used and owed; None: nothing outlives the run.
         weigh: has gossip weigh its neighbours by what is told of their conduct: 1 for the best, near 0 for the worst.
+        text_records: returns the TXT records of a name, or raises `Unreachable`.
     """
 
     network: Network
@@ -125,6 +128,7 @@ class SwarmHands:
     hardware: Hardware | None = None
     account: AccountStore | None = None
     weigh: Callable[[Callable[[PeerId], float]], None] | None = None
+    text_records: Callable[[str], Awaitable[Sequence[str]]] = text_records
 
 
 async def _keep_no_pause(_: Pause | None) -> None:
@@ -249,6 +253,7 @@ async def _open_swarm(
     remembered = await trio.to_thread.run_sync(peer_file.load, where.peers_file)
     rules = dht_rules(policies.swarm, wall_us)
     async with AsyncExitStack() as resources:
+        await until_free(policies.listen)
         try:
             host = await resources.enter_async_context(
                 open_host(
@@ -263,7 +268,7 @@ async def _open_swarm(
                 )
             )
         except Unavailable as error:
-            raise _taken(error, policies.listen) from error
+            raise taken(error, policies.listen) from error
         gossip = await resources.enter_async_context(
             open_gossip(
                 host,
@@ -299,13 +304,6 @@ async def _open_swarm(
             account=AccountFile(where.data / ACCOUNT),
             weigh=gossip.weigh,
         )
-
-
-def _taken(error: Unavailable, listen: Sequence[Address]) -> Unavailable:
-    owners = ((address.port, port_owner(address.port)) for address in listen if address.port)
-    by = next((f" (port {port} is held by {owner})" for port, owner in owners if owner), "")
-    remedy = "give another with --listen 0.0.0.0:PORT (0 takes any), or stop the other program"
-    return Unavailable(error.message + by, remedy=remedy)
 
 
 def dht_rules(

@@ -15,6 +15,7 @@ from node.adapters.http_server.connection import ServerLimits
 from node.core.access import Access, PeerList, parse_peer_list
 from node.core.address import BindAddress
 from node.core.admission import AdmissionLimits
+from node.core.bootstraps import PREFIX, DnsAddr, parse_dnsaddr
 from node.core.day_hours import parse_span
 from node.core.operator_limits import Limits
 from node.core.quota import QuotaLimits
@@ -65,6 +66,7 @@ class SwarmPolicies:
     Attributes:
         listen: without peer ids; port 0 takes any.
         join, announce: with the peer's id, and without our own.
+        join_names: names that stand for such addresses.
         nearest: addresses of nearer reach than this are not believed of strangers.
         price_per_hour: what an hour of this machine costs others; None: nothing is asked.
     """
@@ -80,6 +82,7 @@ class SwarmPolicies:
     limits: PeerLimits
     price_per_hour: float | None = None
     door: DoorPolicy = field(default_factory=DoorPolicy)
+    join_names: tuple[DnsAddr, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +263,8 @@ def _swarm(p2p: P2pSection, settings: Settings) -> SwarmPolicies:
     return SwarmPolicies(
         swarm=SwarmId(p2p.swarm),
         listen=listen,
-        join=tuple(_peer_address(text) for text in p2p.join),
+        join=tuple(_peer_address(text) for text in p2p.join if not text.startswith(PREFIX)),
+        join_names=tuple(_peer_name(text) for text in p2p.join if text.startswith(PREFIX)),
         announce=tuple(_announced_address(text) for text in p2p.announce),
         lan=p2p.lan and not loopback,
         bootstrap=p2p.bootstrap,
@@ -305,6 +309,14 @@ def _peer_address(text: str) -> Address:
             remedy="write it as the node prints it: /ip4/192.0.2.1/tcp/47470/p2p/12D3Koo..., or /dns/HOST/tcp/...",
         )
     return address
+
+
+def _peer_name(text: str) -> DnsAddr:
+    name = parse_dnsaddr(text)
+    if name is None:
+        remedy = "write it as /dnsaddr/bootstrap.example.org, with /p2p/12D3Koo... behind it for one node alone"
+        raise ConfigError(f"p2p.join: {text[:200]!r} is no name that could be asked for", remedy=remedy)
+    return name
 
 
 def _announced_address(text: str) -> Address:

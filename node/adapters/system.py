@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -54,20 +55,44 @@ def _cgroup_memory_limit() -> int | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a TCP port, in words, and whether somebody listens there or it is one end of a connection."""
+
+    words: str
+    listens: bool
+
+
 def port_owner(port: int) -> str | None:
     """Say which process listens on a TCP port ("nginx, pid 812"); None where that cannot be seen."""
+    found = port_holder(port)
+    return found.words if found is not None and found.listens and "pid" in found.words else None
+
+
+def port_holder(port: int) -> Holder | None:
+    """Return who has a TCP port of this machine, a listener first; None where nobody does, or it cannot be seen."""
     try:
-        connections = psutil.net_connections(kind="tcp")
+        here = [each for each in psutil.net_connections(kind="tcp") if each.laddr and each.laddr.port == port]
     except (psutil.Error, OSError):
         return None
-    for connection in connections:
-        here = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-        if here and connection.pid:
-            try:
-                return f"{psutil.Process(connection.pid).name()}, pid {connection.pid}"
-            except psutil.Error:
-                return f"pid {connection.pid}"
-    return None
+    listening = next((each for each in here if each.status == psutil.CONN_LISTEN), None)
+    if listening is not None:
+        return Holder(_process(listening.pid) or "a program of another user", listens=True)
+    passing = next((each for each in here if each.pid), next(iter(here), None))
+    if passing is None:
+        return None
+    whose = _process(passing.pid)
+    words = f"a connection of {whose}" if whose else "a connection of another user, or one that has just ended"
+    return Holder(f"{words} ({passing.status}), not by a listener", listens=False)
+
+
+def _process(pid: int | None) -> str | None:
+    if not pid:
+        return None
+    try:
+        return f"{psutil.Process(pid).name()}, pid {pid}"
+    except psutil.Error:
+        return f"pid {pid}"
 
 
 def port_free(host: str, port: int) -> bool:

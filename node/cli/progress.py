@@ -38,8 +38,7 @@ class Narrator:
         elif event in ("peer_joined", "peer_left"):
             self._say_peer(event, facts)
         elif event == "alone" and facts["alone"]:
-            self._rest()
-            self._console.print("swarm: nobody answers yet; this node goes on alone and keeps trying")
+            self._say_alone(facts)
         elif event == "stopping":
             self._rest()
             self._console.print(f"stopping ({facts['reason']}): what runs may finish; Ctrl-C again stops at once")
@@ -73,6 +72,13 @@ class Narrator:
             self._console.print(f"swarm: {who} is here" + (f", serves {models}" if models else ""), markup=False)
         else:
             self._console.print(f"swarm: {who} is gone ({facts['reason']})", markup=False)
+
+    def _say_alone(self, facts: Mapping[str, Any]) -> None:
+        assert self._console is not None  # noqa: S101 -- checked by the caller; narrows the type
+        self._rest()
+        self._console.print("swarm: nobody answers yet; this node goes on alone and keeps trying")
+        for words in filter(None, facts.get("reason", "").split("; ")):
+            self._console.print(f"  {words}", markup=False)
 
     def _say_engine(self, facts: Mapping[str, Any]) -> None:
         assert self._console is not None  # noqa: S101 -- checked by the caller; narrows the type

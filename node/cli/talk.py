@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from node.cli import account, control_client, explain_words, strategy_words
+from node.cli import account, control_client, explain_words, peer_words, strategy_words
 from node.cli.options import data_dir_option, json_option, places_of
 from node.errors import NodeError, Unavailable
 
@@ -26,21 +26,8 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts))
         return
-    engine, requests = facts["engine"], facts["requests"]
-    click.echo(f"node      {facts['name'] or facts['peer_id']}")
-    click.echo(f"peer id   {facts['peer_id']}")
-    click.echo(f"up        {_duration(facts['uptime_s'])}, version {facts['version']}")
-    click.echo(f"api       {facts['api_url']}")
-    for address in facts["addresses"]:
-        click.echo(f"reached   {address}")
-    click.echo(f"swarm     {facts['swarm'] or 'none'}: {_company(facts['peers'])}")
-    click.echo(f"engine    {engine['state']}: {engine['reason']}")
-    if engine["model"]:
-        click.echo(f"model     {engine['model']}, strategy {engine['strategy']}")
-    if engine["restarts"]:
-        click.echo(f"restarts  {engine['restarts']}")
-    for line in engine["log_tail"]:
-        click.echo(f"          | {line}")
+    _tell_itself(facts)
+    _tell_engine(facts["engine"])
     click.echo(f"records   {_history(facts['records'])}")
     click.echo(f"trials    {_trials(facts.get('trials', {}))}")
     click.echo(f"learner   {_learner(facts.get('learner', {}))}")
@@ -53,14 +40,30 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     for name, line in lines.items():
         if line:
             click.echo(f"{name:<10}{line}")
-    counts = ", ".join(f"{value} {name}" for name, value in requests.items())
+    counts = ", ".join(f"{value} {name}" for name, value in facts["requests"].items())
     click.echo(f"requests  {counts}")
 
 
-def _company(peers: dict[str, Any]) -> str:
-    if not peers["known"]:
-        return "nobody else known; join with --join ADDRESS, an address that another node printed"
-    return f"{peers['known']} known, {peers['connected']} of them connected"
+def _tell_itself(facts: dict[str, Any]) -> None:
+    click.echo(f"node      {facts['name'] or facts['peer_id']}")
+    click.echo(f"peer id   {facts['peer_id']}")
+    click.echo(f"up        {_duration(facts['uptime_s'])}, version {facts['version']}")
+    click.echo(f"api       {facts['api_url']}")
+    for address in facts["addresses"]:
+        click.echo(f"reached   {address}")
+    click.echo(f"swarm     {facts['swarm'] or 'none'}: {peer_words.company(facts)}")
+    for line in peer_words.bootstraps(facts):
+        click.echo(f"          | {line}")
+
+
+def _tell_engine(engine: dict[str, Any]) -> None:
+    click.echo(f"engine    {engine['state']}: {engine['reason']}")
+    if engine["model"]:
+        click.echo(f"model     {engine['model']}, strategy {engine['strategy']}")
+    if engine["restarts"]:
+        click.echo(f"restarts  {engine['restarts']}")
+    for line in engine["log_tail"]:
+        click.echo(f"          | {line}")
 
 
 def _history(records: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from node.cli.options import config_option, data_dir_option, places_of
 @click.option("--http", "bind", metavar="HOST:PORT", help="Where the API listens; port 0 takes any. [127.0.0.1:8470]")
 @click.option("--join", multiple=True, metavar="MULTIADDR", help="Join the swarm through this node; may be repeated.")
 @click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where peers reach this node. [0.0.0.0:47470]")
-@click.option("--bootstrap-only", is_flag=True, help="Run no engine; be a node that others join through.")
+@click.option("--bootstrap-only", is_flag=True, help="No engine, no learner: be a node that others join through.")
 @click.option("--name", help="What people call this node.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, as in `config show`.")
 @click.option("--yes", is_flag=True, help="Agree to what the first start would ask.")
@@ -48,6 +48,9 @@ def up(
         "p2p.join": join,
         "p2p.listen": listen,
         "p2p.bootstrap": True if bootstrap_only else None,
+        # Who only brings others together has nothing to choose: no learner's process, and nothing shipped to read.
+        "learner.enabled": False if bootstrap_only else None,
+        "learner.warm_start": False if bootstrap_only else None,
         "node.name": name,
         **dict(_assignment(text) for text in assignments),
     }

@@ -185,6 +185,10 @@ class AddressBook:
         """Note that a dial was broken off by us: it says nothing of the address."""
         self._end(dial)
 
+    def configured(self, peer: PeerId) -> bool:
+        """Tell whether the operator named the peer to join through."""
+        return any(place.source is Source.CONFIGURED for place in self._places.get(peer, {}).values())
+
     def addresses(self, peer: PeerId) -> tuple[Address, ...]:
         """Return all addresses of a peer, best first."""
         return tuple(place.address for place in sorted(self._places.get(peer, {}).values(), key=lambda p: p.order))
@@ -206,11 +210,7 @@ class AddressBook:
         return tuple(place.address for place in worked[:REMEMBERED])
 
     def _configured(self) -> list[PeerId]:
-        return [
-            peer
-            for peer, places in self._places.items()
-            if any(place.source is Source.CONFIGURED for place in places.values())
-        ]
+        return [peer for peer in self._places if self.configured(peer)]
 
     def _begin(self, place: _Place, peer: PeerId, now: float) -> Dial:
         place.dialling = True

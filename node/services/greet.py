@@ -16,7 +16,7 @@ import trio
 
 from node.core.addressbook import AddressBook
 from node.core.peerbook import Change, Peerbook
-from node.errors import Broken, Unreachable
+from node.errors import Broken, Unreachable, WhyNot
 from node.ports import PeerStream, Streams, Swarm
 from protocol.dialogue import Role
 from protocol.errors import RemoteProtocolError
@@ -41,6 +41,8 @@ SHUNNED_FOR: Final[Mapping[str, float]] = {
     PartCode.FULL: 3 * MINUTE,  # codes that are not known here count as this one
     PartCode.STOPPING: MINUTE / 2,
 }
+# s; that for whom the operator named to join through: a node that waits for him alone must not miss his coming back.
+LONGEST_SHUN_CONFIGURED = 15 * MINUTE
 REMEMBERED = 1024  # peers whose failures, and what was logged of whom, are remembered; the oldest is forgotten
 CLOCK_REMEDY = "one of the two clocks is wrong; set it: timedatectl set-ntp true"
 
@@ -71,6 +73,7 @@ class Greeter:
         greeted: Callable[[PeerId], None],
         judge: Judge = welcome_all,
         complain: Callable[[PeerId, str], None] = lambda _peer, _reason: None,
+        parted: Callable[[PeerId, WhyNot, str], None] = lambda *_: None,
     ) -> None:
         """Prepare.
 
@@ -81,6 +84,7 @@ class Greeter:
             greeted: called once for each meeting, after `apply`.
             judge: tells who is not welcome; that there is room is seen to here.
             complain: called of those who greet as no honest node does, or let us wait for it.
+            parted: gets each peer with which nothing came of a greeting, and why, in words that may be shown.
         """
         self._swarm = swarm
         self._streams = streams
@@ -92,6 +96,7 @@ class Greeter:
         self._greeted = greeted
         self._judge = judge
         self._complain = complain
+        self._parted = parted
         self._guests: dict[PeerId, _Guest] = {}
         self._failures: OrderedDict[PeerId, int] = OrderedDict()
         self._remarked: OrderedDict[tuple[PeerId, str], None] = OrderedDict()
@@ -192,7 +197,9 @@ class Greeter:
             self._remark("greet.refused", peer, reason=error.reason.value, detail=error.detail)
             self._addresses.shun(peer, trio.current_time() + HOUR)
             self._complain(peer, error.reason.value)
+            self._shun(peer, HOUR)
             self._turn_away(peer)
+            self._parted(peer, WhyNot.GARBAGE, f"its greeting breaks the protocol: {error.reason.value}")
 
     def _welcome(self, settled: Settled) -> Part | None:
         """Judge a peer that speaks as we do and, where it is welcome, take it in: no place is promised twice."""
@@ -226,8 +233,16 @@ class Greeter:
         # The peer chose the words: escaped and cut before they reach a terminal.
         self._remark("greet.parted", peer, by_us=parted.by_us, code=parted.code, said=ascii(parted.message[:200]))
         for_so_long = SHUNNED_FOR.get(parted.code, SHUNNED_FOR[PartCode.FULL])
-        self._addresses.shun(peer, trio.current_time() + for_so_long)
+        self._shun(peer, for_so_long)
         self._turn_away(peer)
+        who = "this node" if parted.by_us else "it"
+        words = f"{who} parted ({ascii(parted.code)[1:-1]}): {ascii(parted.message[:200])[1:-1]}"
+        wrong_swarm = parted.code == PartCode.WRONG_SWARM
+        self._parted(peer, WhyNot.WRONG_SWARM if wrong_swarm else WhyNot.PARTED, words)
+
+    def _shun(self, peer: PeerId, seconds: float) -> None:
+        longest = LONGEST_SHUN_CONFIGURED if self._addresses.configured(peer) else seconds
+        self._addresses.shun(peer, trio.current_time() + min(seconds, longest))
 
     def _turn_away(self, peer: PeerId) -> None:
         """Note that nothing will come of a peer although it is still connected; whoever talks to it disconnects."""
@@ -243,8 +258,9 @@ class Greeter:
         if len(self._failures) > REMEMBERED:
             self._failures.popitem(last=False)
         wait = min(FIRST_SHUN * 2.0 ** min(failures, 16), LONGEST_SHUN)
-        self._addresses.shun(peer, trio.current_time() + wait)
+        self._shun(peer, wait)
         self._remark("greet.failed", peer, reason=reason)
+        self._parted(peer, WhyNot.HANGING, reason)
 
     def _lose(self, peer: PeerId) -> None:
         guest = self._guests.pop(peer, None)

@@ -4,7 +4,7 @@ Knows no transport and decides nothing about addresses. Bootstraps, the peers of
 are dialled side by side, and nobody waits for the slowest; a node that finds nobody is alone, says so, and goes on.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import trio
 
@@ -21,7 +21,7 @@ PACE = 50e-6  # s for each peer in the book, between two looks at it: a tenth of
 class Joining:
     """Keeps the node in company. `run` is its one long-lived task."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each is one capability
         self,
         swarm: Swarm,
         book: AddressBook,
@@ -29,6 +29,8 @@ class Joining:
         wanted: Callable[[], Iterable[PeerId]],
         luck: Callable[[], float],
         tell: Callable[[bool], None],
+        met: Callable[[], Collection[PeerId]] | None = None,
+        ended: Callable[[Address, Unreachable | None], None] = lambda *_: None,
     ) -> None:
         """Prepare.
 
@@ -36,12 +38,16 @@ class Joining:
             wanted: whom to be connected with besides those whom the operator gave, the dearest first.
             luck: uniform in [0, 1).
             tell: gets True when the node is alone (everybody it knows was tried), False when it is not any more.
+            met: who is company: connected, and greeted. None: whoever is connected.
+            ended: gets each address that was dialled, and why nothing came of it.
         """
         self._swarm = swarm
         self._book = book
         self._wanted = wanted
         self._luck = luck
         self._tell = tell
+        self._met = met or swarm.connected
+        self._ended = ended
         self._alone = False
         self._dialling = 0
         self._failed = False  # something was tried, and led nowhere, since there was company
@@ -54,6 +60,11 @@ class Joining:
 
     def look_again(self) -> None:
         """Say that what is wanted may have changed."""
+        self._news.set()
+
+    def in_vain(self) -> None:
+        """Say that somebody was reached with whom we do not go together: that is no company."""
+        self._failed = True
         self._news.set()
 
     async def run(self) -> None:
@@ -88,9 +99,11 @@ class Joining:
             await self._swarm.dial(dial.address)
             ended = True
             self._book.succeeded(dial, trio.current_time())
-        except Unreachable:
+            self._ended(dial.address, None)
+        except Unreachable as error:
             ended = self._failed = True
             self._book.failed(dial, trio.current_time(), self._luck())
+            self._ended(dial.address, error)
         finally:
             if not ended:
                 self._book.gave_up(dial)
@@ -98,11 +111,12 @@ class Joining:
             self._news.set()
 
     def _judge(self) -> None:
-        if self._swarm.connected():
+        if self._met():
             self._failed = False
             alone = False
         else:
-            alone = self._alone or (self._failed and not self._dialling)
+            busy = self._dialling or self._swarm.connected()  # who is connected may greet yet
+            alone = self._alone or (self._failed and not busy)
         if alone != self._alone:
             self._alone = alone
             self._tell(alone)

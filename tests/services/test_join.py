@@ -79,3 +79,36 @@ async def test_a_peer_that_is_heard_of_is_dialled_when_it_is_wanted(autojump_clo
         with trio.fail_after(1):
             assert await me.changed(frozenset()) == {near.me}
         nursery.cancel_scope.cancel()
+
+
+async def test_what_became_of_each_dial_is_told_and_who_greets_in_vain_is_no_company(autojump_clock: MockClock) -> None:
+    network = FakeNetwork(Weather(latency=0.05))
+    told, ended = list[bool](), list[tuple[Address, bool]]()
+    met: set[PeerId] = set()
+    dead = at("10.9.9.9", 1, a_peer())
+    async with network.node(a_peer()) as me, network.node(a_peer()) as other, trio.open_nursery() as nursery:
+        book = AddressBook(me.me)
+        book.learn([dead, other.address], Source.CONFIGURED)
+        service = Joining(
+            me,
+            book,
+            wanted=lambda: (),
+            luck=lambda: 0.5,
+            tell=told.append,
+            met=lambda: met,
+            ended=lambda address, error: ended.append((address, error is None)),
+        )
+        nursery.start_soon(service.run)
+        await trio.sleep(8)
+        assert set(ended[:2]) == {(other.address, True), (dead, False)}
+        assert told == []  # it is connected, and may greet yet
+        book.shun(other.me, trio.current_time() + 1000)
+        await me.disconnect(other.me)
+        service.in_vain()
+        await trio.sleep(30)
+        assert told == [True]
+        met.add(other.me)
+        service.look_again()
+        await trio.sleep(6)
+        assert told == [True, False]
+        nursery.cancel_scope.cancel()

@@ -16,6 +16,7 @@ from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.custom_types import StreamHandlerFn
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.exceptions import IncompleteReadError
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
@@ -24,6 +25,8 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore, PeerStoreError
+from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectCommunicatorError, MultiselectError
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
@@ -33,13 +36,14 @@ from node.adapters.p2p.limits import P2pLimits
 from node.adapters.p2p.origin import Origin, Origins
 from node.adapters.p2p.tcp import Tcp, TcpStream, words
 from node.adapters.p2p.workarounds import Workaround
-from node.errors import Unreachable
+from node.errors import Unreachable, WhyNot
 from protocol.addresses import Address, parse_address
 from protocol.ids import InvalidId, PeerId
 
 log = structlog.get_logger(__name__)
 
 BOOK_PEERS = 4096  # peers whose addresses are remembered in memory, 1 KB each
+CAUSES = 8  # of an error that are looked at; libp2p has wrapped five around each other
 PEERSTORE_ADDRESSES = 8  # of what others said of a peer; more is a flood
 
 
@@ -224,13 +228,17 @@ class HardenedSwarm(Swarm):
         with trio.move_on_after(self.limits.dial_seconds):
             await self._dial_one(peer_id, address)
             return
-        raise Unreachable(f"no answer within {self.limits.dial_seconds:g} s")
+        # A socket that does not open in time is told of as such before: this one is open, or came late.
+        raise Unreachable(
+            f"it hangs: it accepts the connection, and no handshake comes of it within {self.limits.dial_seconds:g} s",
+            why=WhyNot.HANGING,
+        )
 
     async def _dial_one(self, peer_id: ID, address: Address) -> INetConn:
         try:
             return await self.dial_addr(Multiaddr(str(address)), peer_id)
         except (BaseLibp2pError, SwarmException) as error:
-            raise Unreachable(words(error.__cause__ or error)) from error
+            raise _unreachable(error) from error
 
     async def _dial(self, peer_id: ID) -> INetConn:
         limits, dial_one = self.limits, partial(self._dial_one, peer_id)
@@ -316,6 +324,23 @@ def _peer_of(raw: bytes) -> PeerId | None:
         return PeerId.from_bytes(raw)
     except InvalidId:
         return None
+
+
+def _unreachable(error: BaseException) -> Unreachable:
+    """Say why a dial failed: libp2p wraps what it was told into errors that say less, one around the other."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and len(causes) < CAUSES:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, Unreachable):
+            return Unreachable(cause.message, why=cause.why)
+        if isinstance(cause, PeerIDMismatchesPubkey):
+            return Unreachable("another node answers at this address: its peer id is another", why=WhyNot.OTHER_PEER)
+        if isinstance(cause, IncompleteReadError):
+            return Unreachable("it accepts the connection and ends it without a word", why=WhyNot.HUNG_UP)
+    if isinstance(causes[-1], (MultiselectError, MultiselectClientError, MultiselectCommunicatorError)):
+        return Unreachable("what answers is no node: it does not negotiate as libp2p does", why=WhyNot.GARBAGE)
+    return Unreachable(words(error.__cause__ or error))
 
 
 def _connection_config(limits: P2pLimits) -> ConnectionConfig:

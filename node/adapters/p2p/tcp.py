@@ -18,7 +18,9 @@ from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp.tcp import TCPListener
 from multiaddr import Multiaddr
 
+from node.adapters.p2p.dial_tcp import open_tcp
 from node.adapters.p2p.workarounds import Workaround
+from node.errors import Unreachable
 from protocol.addresses import parse_address
 
 READ_AHEAD = 64 * 1024  # bytes of one read: the longest message of the cipher
@@ -117,9 +119,9 @@ class Tcp(ITransport):
         if address is None:
             raise OpenConnectionError("no address that this node dials")
         try:
-            stream = await trio.open_tcp_stream(address.host, address.port)
-        except OSError as error:
-            raise OpenConnectionError(words(error)) from error
+            stream = await open_tcp(address)
+        except Unreachable as error:
+            raise OpenConnectionError(error.message) from error
         dialled = TcpStream(stream)
         self._dialled.add(dialled)
         return RawConnection(dialled, True)
