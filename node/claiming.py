@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from node.adapters.system import Holder, port_free, port_holder
+from node.core.network_findings import ANOTHER_PORT, port_remedy
 from node.errors import Unavailable
 from protocol.addresses import Address
 
@@ -18,7 +19,6 @@ log = structlog.get_logger(__name__)
 
 PATIENCE = 10.0  # s: short requests end in as long; one that has just ended holds its port for 60, a chat for hours
 PAUSE = 0.5  # s between two looks
-ANOTHER = "give another with --listen 0.0.0.0:PORT (0 takes any), or stop the other program"
 
 
 async def until_free(
@@ -50,18 +50,8 @@ def taken(error: Unavailable, listen: Sequence[Address]) -> Unavailable:
         found = port_holder(address.port) if address.port else None
         if found is not None:
             words = f"{error.message} (port {address.port} is held by {found.words})"
-            return Unavailable(words, remedy=remedy(address.port, found))
-    return Unavailable(error.message, remedy=ANOTHER)
-
-
-def remedy(port: int, found: Holder) -> str:
-    """Return what to do about whoever has a port."""
-    if found.listens:
-        return ANOTHER
-    return (
-        f"start again in a minute, or end that connection; `sysctl -w net.ipv4.ip_local_reserved_ports={port}` "
-        "keeps the port for listeners from then on; or give another with --listen 0.0.0.0:PORT"
-    )
+            return Unavailable(words, remedy=port_remedy(address.port, listens=found.listens))
+    return Unavailable(error.message, remedy=ANOTHER_PORT)
 
 
 def _free(address: Address) -> bool:

@@ -19,6 +19,9 @@ import psutil
 
 from node.errors import Unavailable
 
+NVIDIA = "0x10de"  # its number as a vendor of PCI devices
+DISPLAYS = "0x03"  # the PCI class of display and 3D controllers
+
 
 class LocalMachine:
     """The machine that this process runs on."""
@@ -169,6 +172,37 @@ def node_lock(file: Path, *, holder: str = "a node") -> Iterator[None]:
         handle.write(f"{os.getpid()} {holder}\n")
         handle.flush()
         yield
+
+
+def routes() -> tuple[bool, bool]:
+    """Tell whether the kernel knows a way to addresses of the internet, by IPv4 and by IPv6. Sends nothing."""
+    # Addresses of documentation: nobody has them, and they go by the default route.
+    return _routed(socket.AF_INET, "192.0.2.1"), _routed(socket.AF_INET6, "2001:db8::1")
+
+
+def _routed(family: socket.AddressFamily, host: str) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # of a datagram's socket: the way is looked up, and that is all
+    except OSError:
+        return False
+    return True
+
+
+def nvidia_hardware(root: Path = Path("/")) -> tuple[int, bool]:
+    """Return how many GPUs of NVIDIA's the bus shows, and whether the kernel has a driver of theirs.
+
+    Args:
+        root: where /sys and /proc are.
+    """
+    devices = 0
+    for device in (root / "sys/bus/pci/devices").glob("*"):
+        try:
+            vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
+        except OSError:
+            continue
+        devices += vendor == NVIDIA and kind.startswith(DISPLAYS)
+    return devices, (root / "proc/driver/nvidia/version").exists()
 
 
 def local_addresses() -> tuple[str, ...]:

@@ -5,14 +5,16 @@ Knows no network and no name server: what a name stood for, and how each dial an
 hold (multiformats' DNSADDR), so that a swarm may move its bootstraps without telling anybody.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from node.errors import WhyNot
 from protocol import limits
 from protocol.addresses import Address, parse_address
 from protocol.ids import PeerId
+
+Row: TypeAlias = Mapping[str, Any]  # one line of the block `bootstraps` of `metainf status --json`
 
 PREFIX: Final = "/dnsaddr/"
 ANSWERS: Final = 64  # TXT strings of one name that are looked at: lists of bootstraps have four to eight
@@ -142,20 +144,20 @@ class Bootstraps:
             if address.peer == peer:
                 line.fail(why, words, now)
 
-    def facts(self, met: Collection[PeerId], now: float) -> list[dict[str, Any]]:
+    def facts(self, met: Collection[PeerId], now: float) -> list[Row]:
         """Return one entry for each address and name, in the order in which they were given.
 
         Args:
             met: the peers that are connected and have greeted.
         """
-        rows = [self._row(address, None, met, now) for address in self._given]
+        rows: list[Row] = [self._row(address, None, met, now) for address in self._given]
         for name, entry in self._names.items():
             state = "failing" if entry.line.failures else "resolved" if entry.line.well_at is not None else "waiting"
             rows.append({"address": str(name), "by": None, "state": state, **entry.line.facts(now)})
             rows += [self._row(each, name, met, now) for each in entry.addresses if each not in self._given]
         return rows
 
-    def _row(self, address: Address, by: DnsAddr | None, met: Collection[PeerId], now: float) -> dict[str, Any]:
+    def _row(self, address: Address, by: DnsAddr | None, met: Collection[PeerId], now: float) -> Row:
         line = self._lines[address]
         if address.peer == self._ours:
             state = "ourselves"
@@ -170,7 +172,7 @@ def _ago(then: float | None, now: float) -> float | None:
     return None if then is None else round(now - then, 1)
 
 
-def told(rows: Iterable[dict[str, Any]]) -> str:
+def told(rows: Iterable[Row]) -> str:
     """Return in one line why nobody of `Bootstraps.facts` is there; empty where somebody is, or nobody was named."""
     rows = [row for row in rows if row["state"] != "ourselves"]
     if not rows or any(row["state"] == "connected" for row in rows):

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 ENGINE_DISK_BYTES = 2 << 30  # room for the unpacked model, logs and the engine's scratch files
+NODE_DISK_BYTES = 256 << 20  # room for the history, logs and what is written anew before the old is removed
 LOW_MEMORY_BYTES = 4 << 30  # vLLM on CPU with the embedded model: 2.2 GB measured, and the node's own 0.3
 
 
@@ -70,11 +71,27 @@ def judge_engine(facts: EngineFacts) -> Finding:
     return found(Verdict.OK, f"vLLM {facts.vllm} for {facts.python}")
 
 
-def judge_gpu(*, gpus: tuple[str, ...], driver: str, trouble: str) -> Finding:
-    """Judge the GPU. A machine without one serves on its CPU: no failure."""
+def judge_gpu(*, gpus: tuple[str, ...], driver: str, trouble: str, built_in: int = 0, loaded: bool = False) -> Finding:
+    """Judge the GPU. A machine without one serves on its CPU: no failure.
+
+    Args:
+        gpus: as the driver shows them. trouble: what the driver said against showing any.
+        built_in: NVIDIA's GPUs that the machine's bus shows, whether or not there is a driver.
+        loaded: whether the kernel has the driver: then only its libraries are missing, as in a container.
+    """
     if gpus:
         finding = f"{', '.join(gpus)} (driver {driver})"
         return Finding(subject="gpu", verdict=Verdict.OK, finding=finding)
+    if trouble.startswith("no NVIDIA driver") and (built_in or loaded):
+        what = f"{built_in} NVIDIA GPU{'' if built_in == 1 else 's'} built in" if built_in else "the kernel's driver"
+        finding = f"the GPU driver is missing: {what}, and no driver that answers; the engine would use the CPU"
+        remedy = (
+            "the kernel has the driver and this system not its libraries: in a container, start it with the NVIDIA "
+            "container toolkit (--gpus all); else install the driver's libraries of the same version"
+            if loaded
+            else "install NVIDIA's driver (580 or later, for CUDA 13) and restart; `nvidia-smi` must show the GPU"
+        )
+        return Finding(subject="gpu", verdict=Verdict.FAILURE, finding=finding, remedy=remedy)
     if trouble.startswith("no NVIDIA driver"):
         return Finding(subject="gpu", verdict=Verdict.OK, finding=f"{trouble}: the engine uses the CPU")
     remedy = "run nvidia-smi; after an update of the driver, restart the machine"
@@ -83,13 +100,21 @@ def judge_gpu(*, gpus: tuple[str, ...], driver: str, trouble: str) -> Finding:
     )
 
 
-def judge_disk(*, free: int, place: str) -> Finding:
-    """Judge the room on the disk that holds the node's files."""
+def judge_disk(*, free: int, place: str, engine: bool = True) -> Finding:
+    """Judge the room on the disk that holds the node's files.
+
+    Args:
+        engine: whether an engine's files are to be there, too.
+    """
+    wanted = ENGINE_DISK_BYTES if engine else NODE_DISK_BYTES
     finding = f"{free / 1e9:.1f} GB free at {place}"
-    if free >= ENGINE_DISK_BYTES:
+    if free >= wanted:
         return Finding(subject="disk", verdict=Verdict.OK, finding=finding)
     return Finding(
-        subject="disk", verdict=Verdict.FAILURE, finding=finding, remedy="free some space, or use another --data-dir"
+        subject="disk",
+        verdict=Verdict.FAILURE,
+        finding=f"the disk is full: {finding}, and {wanted / 1e9:.1f} GB are wanted",
+        remedy=f"free some space (`du -sh {place}/*` shows what takes it), or use another --data-dir",
     )
 
 

@@ -52,6 +52,7 @@ class _Guest:
     """One peer while it is connected. `over` is set once it is met, or gone."""
 
     settled: Settled | None = None
+    parted: bool = False  # it is known why nothing comes of it: how the connection ends says nothing more
     greeted_at: float = float("-inf")
     over: trio.Event = field(default_factory=trio.Event)
     turn: trio.Lock = field(default_factory=trio.Lock)  # of those streams on which it greets: one at a time
@@ -152,7 +153,7 @@ class Greeter:
             await self._disconnect(peer)
 
     async def _greet(self, peer: PeerId) -> None:
-        reason = f"no greeting within {GREETING:g} s"
+        guest, reason = self._guest(peer), f"no greeting within {GREETING:g} s"
         with trio.move_on_after(GREETING):
             try:
                 async with self._streams.open(peer, PROTOCOL_ID, patience=GREETING, frame_bytes=SCRIPT.limit) as stream:
@@ -160,7 +161,7 @@ class Greeter:
                     return
             except (Unreachable, Broken) as error:
                 reason = error.message
-        if self.settled(peer) is None:
+        if self.settled(peer) is None and not guest.parted:
             self._failed(peer, reason)
 
     async def _answer(self, stream: PeerStream) -> None:
@@ -195,7 +196,6 @@ class Greeter:
             greeting.end()
         except RemoteProtocolError as error:
             self._remark("greet.refused", peer, reason=error.reason.value, detail=error.detail)
-            self._addresses.shun(peer, trio.current_time() + HOUR)
             self._complain(peer, error.reason.value)
             self._shun(peer, HOUR)
             self._turn_away(peer)
@@ -216,7 +216,7 @@ class Greeter:
             return Part(code=PartCode.FULL.value, message="This node has no room for another peer.")
         guest = self._guest(peer)
         again = guest.settled is not None and guest.settled.incarnation == settled.incarnation
-        guest.settled, guest.greeted_at = settled, now
+        guest.settled, guest.greeted_at, guest.parted = settled, now, False
         guest.over.set()
         self._failures.pop(peer, None)
         if not settled.clocks_agree:
@@ -247,7 +247,7 @@ class Greeter:
     def _turn_away(self, peer: PeerId) -> None:
         """Note that nothing will come of a peer although it is still connected; whoever talks to it disconnects."""
         guest = self._guest(peer)
-        was, guest.settled = guest.settled, None
+        was, guest.settled, guest.parted = guest.settled, None, True
         guest.over.set()
         if was is not None:
             self._apply(self._book.disconnected(peer, trio.current_time()))

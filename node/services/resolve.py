@@ -54,7 +54,7 @@ class Resolving:
         pause = FIRST_PAUSE
         while True:
             try:
-                addresses = await self._stands_for(name)
+                addresses = await stands_for(name, self._ask)
             except Unreachable as error:
                 log.warning("bootstrap.unresolved", name=str(name), reason=error.message)
                 self._bootstraps.unresolved(name, error.why, error.message, trio.current_time())
@@ -66,28 +66,34 @@ class Resolving:
             pause = FIRST_PAUSE
             await trio.sleep(AGAIN)
 
-    async def _stands_for(self, name: DnsAddr) -> Sequence[Address]:
-        """Return the addresses of a name, and of those that it refers to; each name is asked for once."""
-        found: dict[Address, None] = {}
-        asked: dict[DnsAddr, None] = {}
-        waiting = [name]
-        while waiting:
-            each = waiting.pop(0)
-            asked[each] = None
-            try:
-                addresses, names = read_answers(each, await self._answers(each))
-            except Unreachable:
-                if each == name:
-                    raise
-                continue  # one of those that it refers to: the others may do
-            found |= dict.fromkeys(addresses)
-            room = NAMES_OF_NAME + 1 - len(asked) - len(waiting)
-            waiting += [more for more in names if more not in asked and more not in waiting][: max(room, 0)]
-        if not found:
-            raise Unreachable(f"{name.question} lists no address that this node could dial", why=WhyNot.NO_NAME)
-        return tuple(found)[:ADDRESSES_OF_NAME]
 
-    async def _answers(self, name: DnsAddr) -> Sequence[str]:
-        with trio.move_on_after(ASK):
-            return await self._ask(name.question)
-        raise Unreachable(f"no name server answered within {ASK:g} s", why=WhyNot.NO_NAME)
+async def stands_for(name: DnsAddr, ask: Ask) -> Sequence[Address]:
+    """Return the addresses of a name, and of those that it refers to; each name is asked for once.
+
+    Raises:
+        Unreachable: the name itself cannot be asked for, or nothing that could be dialled comes of it.
+    """
+    found: dict[Address, None] = {}
+    asked: dict[DnsAddr, None] = {}
+    waiting = [name]
+    while waiting:
+        each = waiting.pop(0)
+        asked[each] = None
+        try:
+            addresses, names = read_answers(each, await _answers(each, ask))
+        except Unreachable:
+            if each == name:
+                raise
+            continue  # one of those that it refers to: the others may do
+        found |= dict.fromkeys(addresses)
+        room = NAMES_OF_NAME + 1 - len(asked) - len(waiting)
+        waiting += [more for more in names if more not in asked and more not in waiting][: max(room, 0)]
+    if not found:
+        raise Unreachable(f"{name.question} lists no address that this node could dial", why=WhyNot.NO_NAME)
+    return tuple(found)[:ADDRESSES_OF_NAME]
+
+
+async def _answers(name: DnsAddr, ask: Ask) -> Sequence[str]:
+    with trio.move_on_after(ASK):
+        return await ask(name.question)
+    raise Unreachable(f"no name server answered within {ASK:g} s", why=WhyNot.NO_NAME)

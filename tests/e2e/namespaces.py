@@ -103,6 +103,23 @@ def add_address(place: Place, ip: str) -> None:
     _ip("-n", place.name, "addr", "add", f"{ip}/24", "dev", INSIDE)
 
 
+@contextmanager
+def cut_off() -> Iterator[Place]:
+    """Make a place from which nothing leads anywhere but its own loopback.
+
+    Raises:
+        OSError: what `ip` said against it.
+    """
+    name = _name("alone")
+    _ip("netns", "add", name)
+    try:
+        _ip("-n", name, "link", "set", "lo", "up")
+        yield Place(name=name, ip="127.0.0.1")
+    finally:
+        with suppress(OSError):
+            _ip("netns", "del", name)
+
+
 def carried(pid: int) -> int | None:
     """Return the bytes in and out of a process's namespace so far, headers included; None on the host's own."""
     for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
