@@ -215,6 +215,8 @@ class Company:
             behaved=self._parter.conduct.standing(peer, now),
             offences=self._parter.conduct.offences(peer),
             quarantined=peer in self.replication.quarantined,
+            ahead_s=self.finding.ahead_s(peer),
+            now=now,
         )
 
     # -- what the services are built of

@@ -73,7 +73,7 @@ def _history(records: dict[str, Any]) -> str:
     if records["quarantined"]:
         words.append(f"{records['quarantined']} authors in quarantine")
     if records["rejected"]:
-        words.append(f"not believed: {_counted(records['rejected'])}")
+        words.append(f"not believed: {peer_words.counted(records['rejected'])}")
     return "; ".join(words)
 
 
@@ -112,45 +112,23 @@ def _duration(seconds: float) -> str:
 
 
 @click.command()
+@click.option("--ids", is_flag=True, help="Show whole peer ids, as `ask --via` wants them.")
 @data_dir_option
 @json_option
-def peers(data_dir: Path | None, as_json: bool) -> None:
-    """List the nodes of the swarm that the running node knows, and what they serve."""
+def peers(ids: bool, data_dir: Path | None, as_json: bool) -> None:
+    """List the nodes that the running node knows: by which way, how far, how they stand and why, what they serve."""
     answer = control_client.get_json(places_of(data_dir).control_socket, "/peers")
     if as_json:
         click.echo(json.dumps(answer))
         return
     if not answer["peers"]:
         click.echo("nobody else is known", err=True)
-    for peer in answer["peers"]:
-        click.echo(f"{peer['peer_id']}   {peer['name'] or ''}")
-        click.echo(f"    {_standing(peer)}")
-        for model in peer["models"]:
-            click.echo(f"    serves {model['name']}")
-        for model in peer.get("loading", ()):
-            click.echo(f"    is loading {model['name']}")
+    for line in peer_words.table(answer["peers"], ids=ids):
+        click.echo(line)
     for outcast in answer.get("outcasts", ()):
-        click.echo(f"{outcast['peer_id']}   parted from for a while: {_counted(outcast['offences'])}")
+        click.echo(f"{outcast['peer_id']}   parted from for a while: {peer_words.counted(outcast['offences'])}")
     if answer.get("rejected_records"):
-        click.echo(f"records not believed: {_counted(answer['rejected_records'])}")
-
-
-def _standing(peer: dict[str, Any]) -> str:
-    way = f"connected, {peer['rtt_ms']:g} ms" if peer["rtt_ms"] is not None else "connected"
-    words = [way if peer["connected"] else "not connected"]
-    if peer["load"] is not None:
-        words.append(f"{peer['load']['work']:g} prompts outstanding")
-    if peer["closed"]:
-        words.append(f"not asked now: {peer['closed']}")
-    if peer["offences"]:
-        words.append(f"standing {peer['standing']:g}: {_counted(peer['offences'])}")
-    if peer["quarantined"]:
-        words.append("in quarantine: its key signed two records of one name")
-    return ", ".join(words)
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+        click.echo(f"records not believed: {peer_words.counted(answer['rejected_records'])}")
 
 
 @click.command()

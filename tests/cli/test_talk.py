@@ -81,30 +81,72 @@ def test_status_as_json_is_the_node_s_own_document(canned_node: CannedNode, meta
     assert json.loads(metainf("status", "--json")[1]) == STATUS
 
 
-def test_peers_are_listed_with_how_far_they_are_and_what_they_serve(canned_node: CannedNode, metainf: Metainf) -> None:
-    good, bad = (
-        {"standing": 1.0, "offences": {}, "quarantined": False},
-        {"standing": 0.5, "offences": {"bad_gossip": 1}, "quarantined": True},
-    )
-    near = {"connected": True, "rtt_ms": 1.5, "load": {"work": 2.0}, "closed": None, "models": [{"name": "tiny"}]}
-    away = {"connected": False, "rtt_ms": None, "load": None, "closed": "hung", "models": []}
+def a_peer_of_the_list(number: int, **facts: object) -> dict[str, object]:
+    """Return one entry as the node tells it: well, connected, and serving."""
+    well = {"standing": 1.0, "offences": {}, "quarantined": False, "closed": None, "state": "fresh", "why": None}
+    near = {"connected": True, "rtt_ms": 1.5, "load": {"work": 0.0, "slots": 8}, "clock_ahead_s": 0.1}
+    tells = {"name": f"node-{number}", "roles": ["serve"], "models": [{"name": "tiny"}], "loading": []}
+    return {"peer_id": f"12D3KooW{number:044d}", **well, **near, **tells, **facts}
+
+
+def test_peers_are_a_table_of_ways_distances_standings_roles_and_models(
+    canned_node: CannedNode, metainf: Metainf
+) -> None:
+    long = "org/" + "a-model-with-a-name-as-long-as-names-may-be-" * 5
     listed = {
-        "peers": [{"peer_id": "A", "name": "attic", **near, **good}, {"peer_id": "B", "name": None, **away, **bad}],
+        "peers": [
+            a_peer_of_the_list(1, load={"work": 2.0, "slots": 8}),
+            a_peer_of_the_list(2, via="12D3KooWrelayrelay", rtt_ms=345.678, models=[{"name": long}, {"name": "b"}]),
+            a_peer_of_the_list(3, state="hung", why="it fell silent; asked again in 12 s", closed="hung"),
+            a_peer_of_the_list(4, state="barred", why="it refused a prompt; asked again in 3 s", closed="refused"),
+            a_peer_of_the_list(5, state="failed", why="an answer broke off; asked again in 5 s", closed="failed"),
+            a_peer_of_the_list(
+                6,
+                connected=False,
+                rtt_ms=None,
+                load=None,
+                state="absent",
+                models=[],
+                loading=[{"name": "big"}],
+                name="evil\x1b[2J" * 9,
+                roles=["serve", "relay", "bootstrap"],
+            ),
+            a_peer_of_the_list(7, state="quarantined", why="its key signed two records of one name", quarantined=True),
+            a_peer_of_the_list(8, standing=0.5, offences={"bad_gossip": 1}, clock_ahead_s=-600.0, name=None),
+        ],
         "outcasts": [{"peer_id": "C", "offences": {"bad_gossip": 3}}],
         "rejected_records": {"bad_signature": 3},
     }
     canned_node.answer("GET", "/peers", listed)
     out = metainf("peers")[1]
-    for words in ("attic", "connected, 1.5 ms, 2 prompts outstanding", "serves tiny", "not asked now: hung"):
-        assert words in out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "\x1b" not in out
+    assert lines[0].split() == ["NODE", "ID", "WAY", "RTT", "STATE", "ROLES", "MODEL"]
+    begins = [lines[0].index(head) for head in lines[0].split()]
+    rows = [line for line in lines[1:] if not line.startswith(" ")][:8]
+    assert all(row[begin - 1] == " " and row[begin] != " " for row in rows for begin in begins[1:])
+    assert rows[0].split() == ["node-1", "00000001", "direct", "1.5", "ms", "fresh", "serve", "tiny"]
+    assert f"by {'12D3KooWrelayrelay'[-8:]}" in rows[1]
+    assert "346 ms" in rows[1]
+    assert "+1" in rows[1]
     for words in (
+        "2 of 8 prompts outstanding",
+        "is loading big",
+        "hung: it fell silent; asked again in 12 s",
+        "barred: it refused a prompt; asked again in 3 s",
+        "failed: an answer broke off; asked again in 5 s",
+        "quarantined: its key signed two records of one name",
+        "its clock is 600 s behind ours",
         "standing 0.5: bad_gossip 1",
-        "in quarantine: its key",
         "C   parted from for a while: bad_gossip 3",
         "not believed: bad_signature 3",
     ):
         assert words in out
     assert json.loads(metainf("peers", "--json")[1]) == listed
+    whole = metainf("peers", "--ids")[1].splitlines()
+    assert max(map(len, whole)) <= 100
+    assert all(any(line.startswith(str(peer["peer_id"])) for line in whole) for peer in listed["peers"])
 
 
 def test_models_are_listed_with_their_length(canned_node: CannedNode, metainf: Metainf) -> None:
