@@ -11,6 +11,7 @@ import click
 
 from node.cli.account import account
 from node.cli.api_keys import api_key
+from node.cli.bundle import bundle
 from node.cli.config import config
 from node.cli.doctor import doctor
 from node.cli.explain import explain
@@ -38,6 +39,7 @@ def metainf() -> None:
       metainf explain           why a prompt went where it went, and what came of it
       metainf account           what was used of peers and by them, owed and due
       metainf doctor            what is wrong, and what to do
+      metainf bundle            a report for somebody who is to help, without secrets
       metainf profile           what this machine can do
       metainf records           what was measured, here and by others
       metainf learn             train, predict, explain and evaluate the choice of a strategy
@@ -62,6 +64,7 @@ for verb in (
     explain,
     account,
     doctor,
+    bundle,
     config,
     key,
     api_key,
