@@ -6,16 +6,27 @@ anew, or shares its address with a class room loses nothing but, at most, its pl
 
 import math
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
+import trio
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.mcache import CacheEntry, MessageCache
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.score import PeerScorer, ScoreParams, TopicScoreParams
+from libp2p.pubsub.utils import safe_bytes_from_hex
 
 from node.adapters.p2p.connections import peer_of
 from node.adapters.p2p.host import P2pHost
+from node.core.pace import Allowance, Pace
+from protocol import limits
 from protocol.ids import PeerId
 
+WANTED = 256  # messages looked for at one question: what is said in some seconds
+# Bytes that a neighbour is given again, having missed them: two of the largest messages at once.
+GIVEN = Allowance(rate=256 * 1024.0, burst=2.0 * limits.GOSSIP_BYTES)
 FADED = 0.01  # of a point, and below it: nothing
 # What a neighbour's conduct comes to: an offence (a forged record, say) counts 10, forgotten by halves in half an hour.
 OFFENCE = 10.0
@@ -93,8 +104,48 @@ class Router(GossipSub):
         super().__init__(**options)
         self.scorer = self.scores = Scorer()
         self._host = host
+        self._given = Pace(GIVEN)
+
+    def attach(self, pubsub: Pubsub) -> None:
+        """Meet the rest of gossip, and call messages what it calls them."""
+        super().attach(pubsub)
+        self.mcache = _Cache(self.mcache, pubsub.get_message_id)
+
+    async def handle_iwant(self, iwant_msg: rpc_pb2.ControlIWant, sender_peer_id: ID) -> None:
+        """Give a neighbour messages that it lacks: each once, however often it names it, and so many bytes a second.
+
+        libp2p gives as many copies as are asked for in one packet: 1 MiB of question for gigabytes of answer.
+        """
+        given: list[bytes] = []
+        for each in islice(dict.fromkeys(iwant_msg.messageIDs), WANTED):
+            name = safe_bytes_from_hex(each)
+            message = self.mcache.get(name) if name is not None else None
+            if message is not None and self._given.take(sender_peer_id, message.ByteSize(), trio.current_time()):
+                given.append(each)
+        del iwant_msg.messageIDs[:]
+        iwant_msg.messageIDs.extend(given)
+        await super().handle_iwant(iwant_msg, sender_peer_id)
 
     def _track_peer_ip(self, peer_id: ID) -> None:
         origin = self._host.origin_of(peer_id)
         if origin is not None and origin.subnet is not None and not origin.spared:  # of the public network
             self.scores.add_peer_ip(peer_id, origin.party)
+
+
+class _Cache(MessageCache):
+    """What was said lately, by the names that neighbours know it by.
+
+    libp2p's goes by author and number whatever names were agreed on: so nobody finds what it is told of among what it
+    has seen, and asks for all of it again.
+    """
+
+    def __init__(self, stock: MessageCache, name: Callable[[rpc_pb2.Message], bytes]) -> None:
+        super().__init__(stock.window_size, stock.history_size)
+        self._name = name
+
+    def put(self, msg: rpc_pb2.Message) -> None:
+        """Keep a message for a few seconds."""
+        name = self._name(msg)
+        if name not in self.msgs:
+            self.msgs[name] = msg
+            self.history[0].append(CacheEntry(name, msg.topicIDs))

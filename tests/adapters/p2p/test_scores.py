@@ -7,6 +7,8 @@ import pytest
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.utils import encode_varint_prefixed
 
 from node.adapters.p2p.routing import P2pGossip, open_gossip
 from node.adapters.p2p.scores import NEIGHBOURS_MOST, NO_GOSSIP, NO_MESH, NO_MESSAGES, Scorer
@@ -129,3 +131,57 @@ async def test_who_starts_anew_does_not_repeat_the_numbers_of_its_former_message
             for _ in range(100):
                 said.append(gossip.pubsub._next_seqno())
     assert len(set(said)) == 200
+
+
+@pytest.mark.slow
+@pytest.mark.libp2p
+async def test_a_message_that_is_wanted_a_thousand_times_is_given_once() -> None:
+    """And what was missed is given at all: by the name that all of gossip knows it by."""
+    async with AsyncExitStack() as stack:
+        server, client = [await stack.enter_async_context(a_host()) for _ in range(2)]
+        gossips = [
+            await stack.enter_async_context(open_gossip(host, topics={TOPIC}, message_id=message_id))
+            for host in (server, client)
+        ]
+        for each in gossips:
+            await stack.enter_async_context(each.subscribe(TOPIC, lambda *_: True))
+        await introduce(client, server)
+        await eventually(lambda: bool(gossips[0].pubsub.router.mesh.get(TOPIC)))
+        data = os.urandom(20_000)
+        await gossips[0].publish(TOPIC, data)
+        given: list[rpc_pb2.RPC] = []
+        gossips[0].pubsub.router.send_rpc = lambda _peer, packet, priority=False: given.append(packet)
+        packet = rpc_pb2.RPC()
+        packet.control.iwant.append(rpc_pb2.ControlIWant(messageIDs=[message_id(TOPIC, data)] * 1000))
+        stream = next(iter(gossips[1].pubsub.peers.values()))
+        await stream.write(encode_varint_prefixed(packet.SerializeToString()))
+        await eventually(lambda: any(each.publish for each in given))
+        assert [message.data for each in given for message in each.publish] == [data]
+
+
+@pytest.mark.slow
+@pytest.mark.libp2p
+async def test_what_a_neighbour_tells_of_is_found_among_what_was_seen_and_not_asked_for_again() -> None:
+    async with AsyncExitStack() as stack:
+        server, client = [await stack.enter_async_context(a_host()) for _ in range(2)]
+        gossips = [
+            await stack.enter_async_context(open_gossip(host, topics={TOPIC}, message_id=message_id))
+            for host in (server, client)
+        ]
+        feeds = [await stack.enter_async_context(each.subscribe(TOPIC, lambda *_: True)) for each in gossips]
+        await introduce(client, server)
+        await eventually(lambda: all(bool(each.pubsub.router.mesh.get(TOPIC)) for each in gossips))
+        await gossips[0].publish(TOPIC, b"news")
+        with trio.fail_after(5):
+            assert await feeds[1].receive() == b"news"
+        asked: list[object] = []
+        router = gossips[1].pubsub.router
+
+        async def emit(names: object, _to: object) -> None:
+            asked.append(names)
+
+        router.emit_iwant = emit
+        told = rpc_pb2.ControlIHave(topicID=TOPIC, messageIDs=gossips[0].pubsub.router.mcache.window(TOPIC))
+        assert len(told.messageIDs) == 1
+        await router.handle_ihave(told, ID(server.me.to_bytes()))
+        assert asked == []
