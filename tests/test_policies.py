@@ -135,3 +135,16 @@ def test_the_door_for_peers_is_as_wide_as_the_owner_says() -> None:
     with pytest.raises(ConfigError, match=r"p2p\.trusted_networks") as caught:
         made('[p2p]\ntrusted_networks = ["10.1.2.3/16"]')
     assert "10.1.0.0/16" in caught.value.remedy
+
+
+def test_nodes_to_join_through_are_addresses_or_names_and_nothing_else() -> None:
+    peer = "12D3KooWCJDRCShGxdmc2SuYFfRp4ZJ8anPKa9QjTFcHdibm2fD6"
+    swarm = made(f'[p2p]\njoin = ["/dns4/a.example/tcp/1/p2p/{peer}", "/dnsaddr/b.example"]').swarm
+    assert swarm is not None
+    assert [str(each) for each in swarm.join] == [f"/dns4/a.example/tcp/1/p2p/{peer}"]
+    assert [str(each) for each in swarm.join_names] == ["/dnsaddr/b.example"]
+    for wrong, remedy in (("/dnsaddr/b_/tcp/1", "/dnsaddr/bootstrap.example.org"), ("/ip4/1.2.3.4/tcp/1", "/p2p/12D3")):
+        with pytest.raises(ConfigError) as error:
+            made(f'[p2p]\njoin = ["{wrong}"]')
+        assert wrong in error.value.message
+        assert remedy in error.value.remedy

@@ -1,35 +1,20 @@
 """TXT records from a name server of our own, over real UDP."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import dns.asyncresolver
-import dns.flags
-import dns.message
-import dns.rcode
-import dns.rrset
 import pytest
 import trio
 
 from node.adapters.names import STRINGS, text_records
 from node.errors import Unreachable, WhyNot
+from tests.fakes.name_server import answered
 
 RECORDS = {
     "_dnsaddr.boot.example.": ['"dnsaddr=/ip4/192.0.2.1/tcp/1" "/p2p/12D3"', '"v=spf1"'],
     "_dnsaddr.many.example.": [f'"dnsaddr={number}"' for number in range(STRINGS + 10)],
 }
-
-
-def answered(question: dns.message.Message, records: Mapping[str, Sequence[str]]) -> bytes:
-    answer = dns.message.make_response(question)
-    name = question.question[0].name.to_text()
-    if name == "empty.example.":
-        return answer.to_wire()
-    if name not in records:
-        answer.set_rcode(dns.rcode.NXDOMAIN)
-        return answer.to_wire()
-    answer.answer.append(dns.rrset.from_text_list(name, 60, "IN", "TXT", list(records[name])))
-    return answer.to_wire()
 
 
 @asynccontextmanager
@@ -42,7 +27,7 @@ async def name_server(*, mute: bool = False) -> AsyncIterator[dns.asyncresolver.
             while True:
                 raw, client = await served.recvfrom(4096)
                 if not mute:
-                    await served.sendto(answered(dns.message.from_wire(raw), RECORDS), client)
+                    await served.sendto(answered(raw, RECORDS), client)
 
         resolver = dns.asyncresolver.Resolver(configure=False)
         resolver.nameservers, resolver.port = ["127.0.0.1"], served.getsockname()[1]

@@ -15,6 +15,7 @@ from pathlib import Path
 BRIDGES = ("east", "west")
 INSIDE = "eth0"  # a node's own end of its cable
 PREFIX = "10.77.0"  # in the namespaces alone: nothing of it is seen outside
+NETNS_FILES = Path("/etc/netns")
 IP_S = 10.0  # for one command: it asks the kernel and ends
 _numbers = count()
 
@@ -104,18 +105,26 @@ def add_address(place: Place, ip: str) -> None:
 
 
 @contextmanager
-def cut_off() -> Iterator[Place]:
+def cut_off(*, name_server: str | None = None) -> Iterator[Place]:
     """Make a place from which nothing leads anywhere but its own loopback.
 
+    Args:
+        name_server: the address that programs there ask for names; None leaves it as it is on this machine.
+
     Raises:
-        OSError: what `ip` said against it.
+        OSError: what `ip` said against it, or the file system.
     """
     name = _name("alone")
     _ip("netns", "add", name)
+    files = NETNS_FILES / name  # `ip netns exec` puts what lies there in the place of files in /etc
     try:
+        if name_server is not None:
+            files.mkdir(parents=True)
+            (files / "resolv.conf").write_text(f"nameserver {name_server}\n")
         _ip("-n", name, "link", "set", "lo", "up")
         yield Place(name=name, ip="127.0.0.1")
     finally:
+        shutil.rmtree(files, ignore_errors=True)
         with suppress(OSError):
             _ip("netns", "del", name)
 

@@ -1,6 +1,8 @@
 """Daemons that join through bootstraps of which most are of no use. Real processes, real sockets; times are printed."""
 
 import json
+import os
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -8,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.test_streams import a_peer
+from tests.e2e import namespaces
 from tests.e2e.bootstraps import dead_port, garbage, hanging
-from tests.e2e.children import eventually
-from tests.e2e.daemon import Daemon, metainf, running_node
+from tests.e2e.children import eventually, started
+from tests.e2e.daemon import CHECKOUT, Daemon, metainf, running_node
 
 pytestmark = pytest.mark.slow
 
+NAME_SERVER = CHECKOUT / "tests" / "fakes" / "name_server.py"
 JOINED_S = 5.0  # from `ready`, at which the API answers, to the first peer
 BACK_S = 25.0  # from a bootstrap's start until a node that was alone has found it: the longest pause is 20 s
 ALONE_S = 15.0  # until a node that finds nobody says so
@@ -59,6 +63,33 @@ def test_one_good_bootstrap_of_four_is_enough_and_each_other_has_its_error(tmp_p
             assert [row["state"] for row in rows] == ["failing", "failing", "failing", "connected"]
             assert node.status()["alone"] is False
             assert not node.events("alone")
+
+
+def test_a_name_stands_for_bootstraps_and_whom_it_names_is_joined(tmp_path: Path) -> None:
+    """With a name server of our own, in a namespace in which every program asks it and nobody else."""
+    reason = namespaces.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with (
+        namespaces.cut_off(name_server="127.0.0.1") as place,
+        running_node(tmp_path, "--bootstrap-only", name="good", wrapper=place.wrapper) as good,
+        hanging() as mute,
+    ):
+        texts = [f"dnsaddr=/ip4/127.0.0.1/tcp/{mute}/p2p/{a_peer()}", "dnsaddr=/dnsaddr/more.example"]
+        records = {"_dnsaddr.boot.example.": texts, "_dnsaddr.more.example.": [f"dnsaddr={good.address}"]}
+        command = [*place.wrapper, sys.executable, str(NAME_SERVER), json.dumps(records)]
+        options = ("--no-engine", "--join", "/dnsaddr/boot.example", "--join", "/dnsaddr/nobody.example")
+        with started("names", command, folder=tmp_path, environment=os.environ, cwd=CHECKOUT) as names:
+            eventually(names.stdout.read_text, within=ALONE_S, what="a name server", children=[names])
+            with running_node(tmp_path, *options, name="node", wrapper=place.wrapper) as node:
+                took = joined(node, within=JOINED_S)
+                print(f"joined {took:.2f} s after `ready` through a name that refers to another")
+                assert took < JOINED_S
+                rows = {row["address"]: row for row in node.status()["bootstraps"]}
+        assert rows["/dnsaddr/boot.example"]["state"] == "resolved"
+        assert (rows[good.address]["state"], rows[good.address]["by"]) == ("connected", "/dnsaddr/boot.example")
+        assert rows["/dnsaddr/nobody.example"]["why"] == "no_name"
+        assert rows["/dnsaddr/nobody.example"]["error"] == "the name _dnsaddr.nobody.example does not exist"
 
 
 def test_with_all_bootstraps_dead_the_peers_of_the_last_run_are_found(tmp_path: Path) -> None:
