@@ -138,18 +138,19 @@ def judge_reachability(reach: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Judge whether others can dial this node.
 
     Args:
-        reach: the block `reachability` of `metainf status --json`, as far as the node tells of it: `asked` peers tried
-            to dial back and `seen_from` of them came through, for TCP; the same under `udp`; `mapped` and `relays`
-            say by which other ways it is reached. None where no node runs, or where it does not know.
+        reach: the block `reachability` of `metainf status --json`, as far as the node tells of it: which peers came
+            through when they dialled back (`seen_from`) and which did not (`not_seen_from`), by TCP; the same under
+            `udp`; `mapped` and `relays` say by which other ways it is reached. None where it does not know.
     """
     if not reach:
         return
     other = _other_ways(reach)
-    seen: Sequence[tuple[str, Mapping[str, Any]]] = (("TCP", reach), ("UDP", reach.get("udp") or {}))
-    for name, each in seen:
-        if each.get("asked") is None or each.get("seen_from") is None:
+    voices: Sequence[tuple[str, Mapping[str, Any]]] = (("TCP", reach), ("UDP", reach.get("udp") or {}))
+    for name, each in voices:
+        if each.get("seen_from") is None:
             continue
-        asked, through = int(each["asked"]), int(each["seen_from"])
+        through = len(each["seen_from"])
+        asked = through + len(each.get("not_seen_from") or ())
         if through:
             finding = f"seen from {through} of {asked} peers by {name}"
             yield Finding(subject="reach", verdict=Verdict.OK, finding=finding)
@@ -165,12 +166,9 @@ def judge_reachability(reach: Mapping[str, Any] | None) -> Iterator[Finding]:
 
 
 def _other_ways(reach: Mapping[str, Any]) -> str:
-    ways: list[str] = []
-    if reach.get("mapped"):
-        ways.append(f"mapped as {reach['mapped']}")
-    relays: Sequence[str] = reach.get("relays") or ()
-    if relays:
-        ways.append(f"reached over {len(relays)} relays")
+    relays: Sequence[object] = reach.get("relays") or ()
+    ways = [f"mapped as {reach['mapped']}"] if reach.get("mapped") else []
+    ways += [f"reached over {len(relays)} relays"] if relays else []
     return f" ({', '.join(ways)})" if ways else ""
 
 

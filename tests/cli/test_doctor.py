@@ -204,7 +204,8 @@ def test_blocked_inbound_and_a_wrong_key_are_named_from_what_the_node_tells(
 ) -> None:
     failing = {"state": "failing", "by": None, "failures": 3, "tried_s_ago": 1.0, "well_s_ago": None}
     rows = [{"address": "/ip4/192.0.2.1/tcp/1/p2p/12D3", "why": "wrong_key", "error": "the handshake fails", **failing}]
-    reach = {"asked": 3, "seen_from": 0, "udp": {"asked": 3, "seen_from": 0}}
+    blocked = {"seen_from": [], "not_seen_from": ["A", "B", "C"]}
+    reach = {"verdict": "private", **blocked, "udp": blocked}
     canned_node.answer("GET", "/status", STATUS | {"bootstraps": rows, "reachability": reach, "alone": True})
     _, found = findings_of(metainf)
     assert [each["verdict"] for each in found["reach"]] == ["failure", "failure"]

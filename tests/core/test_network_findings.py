@@ -27,6 +27,11 @@ def bad(findings: list[Finding]) -> list[tuple[str, Verdict]]:
     return [(finding.subject, finding.verdict) for finding in findings if finding.verdict is not Verdict.OK]
 
 
+def seen(by: str, not_by: str) -> dict[str, Any]:
+    """Return what a node tells of who came through to it; a letter is a peer."""
+    return {"seen_from": list(by), "not_seen_from": list(not_by)}
+
+
 GOOD, HANGING = row("connected"), row("failing", WhyNot.HANGING, "it hangs", "b")
 DEAD = row("failing", WhyNot.REFUSED, "refused", "c")
 
@@ -41,8 +46,9 @@ def test_a_healthy_network_has_nothing_to_do() -> None:
         *judge_bootstraps([], peers=None),
         *judge_bootstraps([row("ourselves")], peers=2),
         *judge_reachability(None),
-        *judge_reachability({"asked": 1, "seen_from": 0}),
-        *judge_reachability({"asked": 5, "seen_from": 3, "udp": {"asked": 5, "seen_from": 1}}),
+        *judge_reachability({"verdict": "unknown", "seen_from": [], "not_seen_from": []}),
+        *judge_reachability({"seen_from": [], "not_seen_from": ["A"]}),
+        *judge_reachability({**seen("ABC", "DE"), "udp": seen("A", "BCDE")}),
         judge_peer_port(address="0.0.0.0:47470", ours=True, holder=None, listens=False, remedy=""),
         judge_peer_port(address="0.0.0.0:47470", ours=False, holder=None, listens=False, remedy=""),
     ]
@@ -112,12 +118,11 @@ def test_a_clock_that_peers_see_apart_is_named(peers: int, ahead: float, words: 
 
 
 def test_blocked_inbound_is_named_by_protocol_and_weighs_less_where_there_is_another_way() -> None:
-    both = {"asked": 4, "seen_from": 0, "udp": {"asked": 4, "seen_from": 0}}
-    tcp, udp = judge_reachability(both)
+    tcp, udp = judge_reachability({**seen("", "ABCD"), "udp": seen("", "ABCD")})
     assert "inbound TCP is blocked: 4 peers" in tcp.finding
     assert "inbound UDP is blocked" in udp.finding
     assert bad([tcp, udp]) == [("reach", Verdict.FAILURE)] * 2
-    (relayed,) = judge_reachability({"asked": 4, "seen_from": 0, "relays": ["R"], "mapped": None})
+    (relayed,) = judge_reachability({**seen("", "ABCD"), "relays": [{"peer_id": "R"}], "mapped": None})
     assert relayed.verdict is Verdict.WARNING
     assert "over 1 relays" in relayed.finding
 
