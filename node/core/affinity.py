@@ -11,17 +11,21 @@ stand before them (`model`, sampling) may differ without the prompt's being anot
 sent tells how much of the prompt it has read before. How much of that it still holds shrinks with what was sent there
 since, and with time, for others send there too.
 
+A client may give its conversation a name (a session token). Whoever answered the last prompt of that name is taken to
+hold as much as that prompt had, even where its beginning has changed or is too short to be marked: the client knows.
+
 There is no rule that follows affinity: it shortens the prefill that is foretold, and that is all. A replica that is
 busy loses a prompt that it knows to one that is not, by the same arithmetic.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import exp
 from typing import Final
 
+from node.core.prompt import Requester
 from protocol.ids import PeerId
 
 FIRST_LENGTH: Final = 256  # bytes of the shortest beginning: about one block of an engine's cache
@@ -52,10 +56,20 @@ LENGTHS: Final = _lengths()
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Of one body: its size from where the messages begin, and (length, mark) of its beginnings, shortest first."""
+    """Of one body: its size from where the messages begin, and (length, mark) of its beginnings, shortest first.
+
+    `session` is the mark of its conversation, where the client named that.
+    """
 
     size: int
     marks: tuple[tuple[int, Mark], ...]
+    session: Mark | None = None
+
+    @property
+    def all(self) -> tuple[Mark, ...]:
+        """Every mark, the shortest beginning's first."""
+        named = () if self.session is None else (self.session,)
+        return (*(mark for _, mark in self.marks), *named)
 
 
 NO_MARKS: Final = Marks(0, ())
@@ -79,6 +93,13 @@ def marks_of(body: bytes, model: str, key: bytes) -> Marks:
     return Marks(size, tuple(found))
 
 
+def of_session(marks: Marks, requester: Requester, name: bytes, model: str, key: bytes) -> Marks:
+    """Return the marks of a body whose client gives its conversation a name, which is its own and nobody else's."""
+    state = blake2b(name, key=key, digest_size=8, person=b"session")
+    state.update(f"\0{model}\0{requester.kind.value}\0{requester.name}".encode())
+    return replace(marks, session=state.digest())
+
+
 @dataclass(slots=True)
 class _Sent:
     """What one run of one replica was sent."""
@@ -92,6 +113,12 @@ class _Holder:
     sent: _Sent
     tokens_then: float  # of `sent`, when the mark was noted
     noted_at: float
+    prompt_tokens: float  # of the prompt that it was noted of
+
+    def held(self, now: float) -> float:
+        """Return the share of it that is still in the cache."""
+        since = self.sent.tokens - self.tokens_then
+        return exp(-since / CACHE_TOKENS - max(now - self.noted_at, 0.0) / FORGET_S)
 
 
 class Affinity:
@@ -115,11 +142,11 @@ class Affinity:
         if len(self._sent) > self._most:
             self._sent.popitem(last=False)
         sent.tokens += prompt_tokens
-        for _, mark in marks.marks:
+        for mark in marks.all:
             holders = self._places.setdefault(mark, {})
             self._places.move_to_end(mark)
             holders.pop(replica, None)
-            holders[replica] = _Holder(sent, sent.tokens, now)
+            holders[replica] = _Holder(sent, sent.tokens, now, prompt_tokens)
             if len(holders) > HOLDERS:
                 del holders[next(iter(holders))]
         while len(self._places) > self._most:
@@ -141,9 +168,11 @@ class Affinity:
             for replica, holder in holders.items():
                 if replica in found or run(replica) != holder.sent.run:
                     continue
-                since = holder.sent.tokens - holder.tokens_then
-                held = exp(-since / CACHE_TOKENS - max(now - holder.noted_at, 0.0) / FORGET_S)
-                tokens = prompt_tokens * share * held
+                tokens = prompt_tokens * share * holder.held(now)
                 if tokens >= LEAST_TOKENS:
                     found[replica] = tokens
+        for replica, holder in self._places.get(marks.session, {}).items() if marks.session else ():
+            tokens = min(holder.prompt_tokens, prompt_tokens) * holder.held(now)
+            if run(replica) == holder.sent.run and tokens >= max(LEAST_TOKENS, found.get(replica, 0.0)):
+                found[replica] = tokens
         return found

@@ -7,7 +7,7 @@ against what had been foretold of them; how often that was right is counted too 
 from math import exp, log
 from typing import Final
 
-from node.core.affinity import NO_MARKS, Affinity, marks_of
+from node.core.affinity import NO_MARKS, Affinity, Marks, marks_of, of_session
 from node.core.answer_meter import MICRO, Measured
 from node.core.calibration import Calibration
 from node.core.corrections import TPOT_NOISE, TTFT_NOISE, Corrections, Seen
@@ -50,10 +50,16 @@ class Experience:
             output_tokens=self.lengths.answer_tokens(prompt.requester, model, seen.max_tokens),
             body_bytes=size,
             aims=aims,
-            marks=marks_of(prompt.body, model, self._key) if size else NO_MARKS,
+            marks=self._marks(prompt, model),
             single=seen.single,
             most_tokens=seen.max_tokens or 0,
         )
+
+    def _marks(self, prompt: Prompt, model: str) -> Marks:
+        if not prompt.body:
+            return NO_MARKS
+        marks = marks_of(prompt.body, model, self._key)
+        return of_session(marks, prompt.requester, prompt.session, model, self._key) if prompt.session else marks
 
     def began(self, guess: Guess, took: float, now: float) -> None:
         """Note the first content of a streamed answer, `took` seconds after it was asked for."""

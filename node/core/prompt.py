@@ -42,6 +42,7 @@ class Prompt:
         stream: whether the client asked for server-sent events.
         deadline: the loop's time (seconds) after which an answer is of no use; None for no limit.
         via: the peer id of the only node that may answer, where the client names one (`x-metainf-via`).
+        session: what the client calls the conversation (`x-session-token`); b"" where it does not. Never travels on.
     """
 
     request_id: str
@@ -54,6 +55,7 @@ class Prompt:
     requester: Requester
     deadline: float | None = None
     via: str | None = None
+    session: bytes = b""
 
     @property
     def path(self) -> str:

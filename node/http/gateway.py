@@ -26,12 +26,12 @@ from node.core.quota import UNLIMITED, Exceeded, Quotas
 from node.core.sse_events import EventHolder, is_event_stream
 from node.core.usage import UsageMeter
 from node.errors import Broken, Refusal, Refused
-from node.http.asgi import HeaderList, Receive, Scope, Send, cancels_when_gone, reply
+from node.http.asgi import HeaderList, Receive, Scope, Send, cancels_when_gone, header, reply
 from node.http.auth import Caller, KeyRing
 from node.http.config import HttpLimits, NodeIdentity
 from node.http.cors import allowed_origin, response_headers
 from node.http.errors import envelope, no_answer, retry_header, stream_error
-from node.http.intake import ClientGone, Offence, forbidden, read_body, request_id, travelling, via
+from node.http.intake import SESSION, ClientGone, Offence, forbidden, read_body, request_id, travelling, via
 from node.http.metrics import HttpMetrics
 from node.ports import EngineBoard, Replica, Served, ServedAnswer
 
@@ -158,6 +158,7 @@ class Gateway:
             requester=caller.requester,
             deadline=course.arrived + self._limits.answer_seconds,
             via=only,
+            session=header(scope, SESSION) or b"",
         )
 
     async def _attend_watching(self, course: _Course, prompt: Prompt, receive: Receive, send: Send) -> None:

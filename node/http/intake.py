@@ -20,6 +20,7 @@ from node.http.errors import invalid, too_large
 ID_LENGTH = 128
 OBJECTIVE = b"x-metainf-objective"
 VIA = b"x-metainf-via"
+SESSION = b"x-session-token"
 VIA_LENGTH = 64  # a peer id has 52 characters
 # Of this hop, secret, about the client's connection, or the engine's own business (which rank of it is to serve).
 _STAYS_HERE = frozenset(
@@ -27,7 +28,7 @@ _STAYS_HERE = frozenset(
         b"accept-encoding", b"authorization", b"connection", b"content-length", b"cookie", b"expect", b"forwarded",
         b"host", b"keep-alive", b"origin", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection",
         b"referer", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"via", b"x-api-key",
-        b"x-data-parallel-rank", b"x-real-ip", b"x-request-id",
+        b"x-data-parallel-rank", b"x-real-ip", b"x-request-id", SESSION,
     }
 )  # fmt: skip
 # The last are ours: of them one travels.

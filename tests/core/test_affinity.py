@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.core.affinity import CACHE_TOKENS, FORGET_S, HOLDERS, Affinity, Marks, marks_of
+from node.core.affinity import CACHE_TOKENS, FORGET_S, HOLDERS, Affinity, Marks, marks_of, of_session
+from node.core.prompt import OWNER, Requester, RequesterKind
 from protocol.ids import PeerId
 from tests.core.routing import KEY, PEERS
 
@@ -93,3 +94,43 @@ def test_no_more_is_taken_for_common_than_is(start: bytes, mine: bytes, yours: b
     one, other = start + b"a" + mine, start + b"b" + yours
     common = set(marks_of(one, "m", KEY).marks) & set(marks_of(other, "m", KEY).marks)
     assert all(length <= len(start) for length, _ in common)
+
+
+def named(of: Marks, name: bytes, requester: Requester = OWNER, model: str = "m") -> Marks:
+    return of_session(of, requester, name, model, KEY)
+
+
+def test_a_named_conversation_is_known_to_whoever_had_its_last_prompt_though_its_beginning_changed() -> None:
+    affinity = Affinity()
+    affinity.sent(ANNE, named(marks("It is noon. " + SYSTEM, "hello"), b"chat-1"), 700.0, run=1, now=0.0)
+    turn = marks("It is one o'clock. " + SYSTEM, "hello", "yes?", "go on")
+    assert not affinity.cached(turn, 730.0, run=always, now=0.0)
+    assert affinity.cached(named(turn, b"chat-1"), 730.0, run=always, now=0.0) == {ANNE: 700.0}
+    assert affinity.cached(named(turn, b"chat-1"), 300.0, run=always, now=0.0) == {ANNE: 300.0}
+    assert affinity.cached(named(turn, b"chat-1"), 730.0, run=always, now=FORGET_S)[ANNE] == pytest.approx(
+        257.5, rel=0.01
+    )
+    assert not affinity.cached(named(turn, b"chat-1"), 730.0, run=lambda _: 2, now=0.0)
+
+
+def test_a_conversations_name_is_its_clients_alone_and_says_nothing() -> None:
+    one = named(marks("hi"), b"chat-1").session
+    others = (
+        named(marks("hi"), b"chat-2").session,
+        named(marks("hi"), b"chat-1", Requester(RequesterKind.KEY, "owner")).session,
+        named(marks("hi"), b"chat-1", Requester(RequesterKind.KEY, "somebody")).session,
+        named(marks("hi"), b"chat-1", model="other").session,
+        of_session(marks("hi"), OWNER, b"chat-1", "m", bytes(32)).session,
+    )
+    assert one is not None
+    assert len({one, *others}) == 1 + len(others)
+    assert b"chat" not in one
+
+
+def test_what_is_known_by_name_and_by_beginning_counts_once_and_at_its_most() -> None:
+    affinity = Affinity()
+    first = named(marks(SYSTEM, "hello"), b"chat-1")
+    affinity.sent(ANNE, first, 700.0, run=1, now=0.0)
+    again = named(marks(SYSTEM, "hello", "yes?", "go on"), b"chat-1")
+    by_beginning = affinity.cached(marks(SYSTEM, "hello", "yes?", "go on"), 730.0, run=always, now=0.0)[ANNE]
+    assert affinity.cached(again, 730.0, run=always, now=0.0) == {ANNE: max(by_beginning, 700.0)}

@@ -152,13 +152,14 @@ async def test_a_prompt_reaches_the_replica_untouched_and_its_answer_the_client(
         x_data_parallel_rank="3",
         x_metainf_node="forged",
         x_metainf_objective="latency",
+        x_session_token="chat-1",  # noqa: S106 -- a name, no secret
         x_request_id="abc-1",
         traceparent="00-1-2-03",
     )
     assert (call.status, call.body, call.complete) == (201, b'{"choices": []}', True)
     prompt = stage.replica.prompts[0]
     assert (prompt.method, prompt.target, prompt.body) == ("POST", CHAT + "?a=%20b", body)
-    assert (prompt.request_id, prompt.model, prompt.stream) == ("abc-1", "m", False)
+    assert (prompt.request_id, prompt.model, prompt.stream, prompt.session) == ("abc-1", "m", False, b"chat-1")
     assert dict(prompt.headers) == {
         b"content-type": b"application/json",
         b"x-metainf-objective": b"latency",

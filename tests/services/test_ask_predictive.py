@@ -286,3 +286,19 @@ async def test_an_answer_that_is_no_stream_is_not_late_while_it_is_generated(aut
             await trio.sleep(2.0)
             late = it.standings.columns(it.standings.rows(PEERS[:1]))[Column.LATE_AT, 0]
             assert trio.current_time() < late < inf
+
+
+@pytest.mark.parametrize("name", [b"chat-1", b""])
+async def test_a_conversation_that_its_client_names_stays_with_whoever_answered_it(
+    autojump_clock: MockClock, name: bytes
+) -> None:
+    async with stage(3) as it:
+        for peer in PEERS[:3]:
+            it.shelf.put(peer, MODEL, curve(0.1, 0.001, per_token=1e-3))
+        served: list[int] = []
+        for turn in range(12):  # no two begin alike: by their bytes nobody holds anything of the next
+            body = b'{"model": "tiny", "max_tokens": 20, "prompt": "%d %s"}' % (turn, b"word " * 2000)
+            where, _ = await it.served_by(replace(prompt(), request_id=f"r-{turn}", body=body, session=name))
+            served.append(where)
+        # The first answer's figures may speak for another peer still; what is cached does not move from there on.
+        assert (len(set(served[1:])) == 1) == bool(name), served
