@@ -174,6 +174,19 @@ def node_lock(file: Path, *, holder: str = "a node") -> Iterator[None]:
         yield
 
 
+def lock_holder(file: Path) -> str | None:
+    """Return the pid of who holds a node's lock, as it wrote it; None where nobody does."""
+    try:
+        with file.open("r") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return handle.read(64).strip().partition(" ")[0] or "unknown"
+    except OSError:
+        pass  # there is none, or it is another user's
+    return None
+
+
 def routes() -> tuple[bool, bool]:
     """Tell whether the kernel knows a way to addresses of the internet, by IPv4 and by IPv6. Sends nothing."""
     # Addresses of documentation: nobody has them, and they go by the default route.

@@ -78,7 +78,8 @@ def examine(
     except ConfigError as error:
         yield Finding(subject="config", verdict=Verdict.FAILURE, finding=error.message, remedy=error.remedy)
         settings = Settings()
-    running = _running(where)
+    running, node = _running(where)
+    yield node
     machine = system.LocalMachine()
     engine = doctor_engine.facts(settings.engine, running)
     gpu = nvml.survey()
@@ -97,11 +98,20 @@ def examine(
     yield judge_forecasts(running.get("routing", {}) if running else None)
 
 
-def _running(where: Places) -> dict[str, Any] | None:
+def _running(where: Places) -> tuple[dict[str, Any] | None, Finding]:
+    """Return what the running node says of itself, and whether it runs and answers."""
     try:
-        return control_client.get_json(where.control_socket, "/status")
-    except NodeError:
-        return None
+        status = control_client.get_json(where.control_socket, "/status")
+    except NodeError as error:
+        pid = system.lock_holder(where.lock_file)
+        if pid is None:
+            return None, Finding(
+                subject="node", verdict=Verdict.OK, finding="none runs here; this is what it would find"
+            )
+        finding = f"a node runs here (pid {pid}) and does not answer: {error.message}"
+        remedy = f"look into {where.logs / 'node.log'}; where it hangs, end it and start it again: kill {pid}"
+        return None, Finding(subject="node", verdict=Verdict.FAILURE, finding=finding, remedy=remedy)
+    return status, Finding(subject="node", verdict=Verdict.OK, finding=f"up for {status['uptime_s']:.0f} s")
 
 
 def _clock(running: dict[str, Any] | None) -> Finding:

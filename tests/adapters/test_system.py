@@ -62,7 +62,10 @@ def test_a_second_node_on_one_data_folder_is_refused_with_the_pid_of_the_first(t
         second = subprocess.run(
             [sys.executable, "-c", code, str(lock)], cwd=root, capture_output=True, text=True, timeout=30, check=True
         )
+        assert system.lock_holder(lock) == str(os.getpid())
     assert f"pid {os.getpid()}" in second.stdout
+    assert system.lock_holder(lock) is None
+    assert system.lock_holder(tmp_path / "none") is None
     with system.node_lock(lock):
         pass
 

@@ -2,11 +2,14 @@
 
 import json
 import os
+import socket
 import sys
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.contracts.test_streams import a_peer
@@ -20,6 +23,7 @@ pytestmark = pytest.mark.slow
 NAME_SERVER = CHECKOUT / "tests" / "fakes" / "name_server.py"
 JOINED_S = 5.0  # from `ready`, at which the API answers, to the first peer
 BACK_S = 25.0  # from a bootstrap's start until a node that was alone has found it: the longest pause is 20 s
+PORT_FREE_S = 6.0  # until a connection gives the port back: a node on a busy machine has looked for it by then
 ALONE_S = 15.0  # until a node that finds nobody says so
 
 
@@ -63,6 +67,32 @@ def test_one_good_bootstrap_of_four_is_enough_and_each_other_has_its_error(tmp_p
             assert [row["state"] for row in rows] == ["failing", "failing", "failing", "connected"]
             assert node.status()["alone"] is False
             assert not node.events("alone")
+
+
+def test_who_only_brings_others_together_runs_no_learner(tmp_path: Path) -> None:
+    with running_node(
+        tmp_path, "--bootstrap-only", extra_environment={"METAINF_LEARNER_ENABLED": "true"}
+    ) as light:  # as everywhere but in this suite
+        assert light.status()["learner"]["state"] == "off"
+        assert psutil.Process(light.child.pid).children(recursive=True) == []
+
+
+def test_a_port_that_a_connection_uses_is_waited_for_and_then_told_of(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        outgoing = socket.create_connection(server.getsockname())
+        port = outgoing.getsockname()[1]
+        accepted, _ = server.accept()
+
+        def let_go() -> None:
+            accepted.close()  # first: the end that closes first lingers, and this one has another port
+            outgoing.close()
+
+        later = threading.Timer(PORT_FREE_S, let_go)
+        later.start()
+        with running_node(tmp_path, "--no-engine", "--listen", f"127.0.0.1:{port}") as node:
+            assert node.address.startswith(f"/ip4/127.0.0.1/tcp/{port}/")
+            assert "port.waiting" in (node.data / "state/logs/node.log").read_text()
+        later.join()
 
 
 def test_a_name_stands_for_bootstraps_and_whom_it_names_is_joined(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`metainf doctor` beside real daemons in which a cause was planted for real: it names that cause, and what to do."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,18 @@ def test_a_clock_ten_minutes_off_is_told_by_the_peers(tmp_path: Path) -> None:
         # Of those whose clocks are right, none blames its own: most of its peers agree with it.
         (right,) = doctor(first.data)["clock"]
         assert right["verdict"] == "ok"
+
+
+def test_a_node_that_hangs(tmp_path: Path) -> None:
+    with running_node(tmp_path, "--no-engine", name="node") as node:
+        assert doctor(node.data)["node"][0]["verdict"] == "ok"
+        node.signal(signal.SIGSTOP)
+        try:
+            (named,) = doctor(node.data)["node"]
+        finally:
+            node.signal(signal.SIGCONT)
+        assert named["verdict"] == "failure"
+        assert f"pid {node.child.pid}) and does not answer" in named["finding"]
 
 
 def test_no_route(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from node.core.addressbook import AddressBook, Source
 from node.core.peerbook import BookLimits, Change, Peerbook, What
 from node.core.self_advert import our_hello
+from node.errors import WhyNot
 from node.ports import PeerStream
 from node.services.greet import CLOCK_REMEDY, COME_FORWARD, GREETING, Greeter
 from protocol import hello
@@ -34,6 +35,7 @@ class Host:
         self.addresses = AddressBook(node.me)
         self.changes: list[Change] = []
         self.met: list[PeerId] = []
+        self.parted: list[tuple[PeerId, WhyNot, str]] = []
         self.ours = our_hello(me=node.me, swarm=PUBLIC_SWARM, epoch=Epoch(START_US), version=VERSION)
         self.greeter = Greeter(
             node,
@@ -45,6 +47,7 @@ class Host:
             apply=self.changes.extend,
             greeted=self.met.append,
             judge=judge,
+            parted=lambda peer, why, words: self.parted.append((peer, why, words)),
         )
         node.nursery.start_soon(self.greeter.run)
 
