@@ -105,9 +105,7 @@ def _running(where: Places) -> tuple[dict[str, Any] | None, Finding]:
     except NodeError as error:
         pid = system.lock_holder(where.lock_file)
         if pid is None:
-            return None, Finding(
-                subject="node", verdict=Verdict.OK, finding="none runs here; this is what it would find"
-            )
+            return None, Finding(subject="node", verdict=Verdict.OK, finding="none runs here; it would find this")
         finding = f"a node runs here (pid {pid}) and does not answer: {error.message}"
         remedy = f"look into {where.logs / 'node.log'}; where it hangs, end it and start it again: kill {pid}"
         return None, Finding(subject="node", verdict=Verdict.FAILURE, finding=finding, remedy=remedy)

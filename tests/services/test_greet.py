@@ -121,6 +121,7 @@ async def test_a_peer_that_does_not_answer_our_greeting_is_let_go_and_dialled_le
             await meet(here, deaf)
             took = await until(lambda: not one.links, GREETING + 0.2)
             assert (took > GREETING - 1) is speaks
+            assert here.parted[-1][:2] == (deaf.me, WhyNot.HANGING)
             assert not here.would_dial(deaf.me, wait - 1)
             assert here.would_dial(deaf.me, wait + 1)
 
@@ -139,8 +140,26 @@ async def test_who_is_not_welcome_is_told_and_does_not_come_again_for_an_hour(au
         assert said[False]["code"] == said[True]["code"] == "not_welcome"
         assert "\x1b" not in said[False]["said"]
         assert here.met == there.met == []
+        ((peer, why, words),) = here.parted  # once: how the connection then ends says nothing more
+        assert (peer, why) == (two.me, WhyNot.PARTED)
+        assert words == "it parted (not_welcome): \\x1b[31mgo"
         assert not here.would_dial(two.me, HOUR - 1)
         assert here.would_dial(two.me, HOUR + 1)
+
+
+async def test_whom_the_operator_named_is_asked_again_within_a_quarter_of_an_hour(autojump_clock: MockClock) -> None:
+    def nobody(_: Settled) -> Part:
+        return Part(code=PartCode.WRONG_SWARM.value, message="another swarm")
+
+    network = FakeNetwork()
+    async with network.node(peer_of(a_key())) as one, network.node(peer_of(a_key())) as two:
+        here, _ = Host(one), Host(two, judge=nobody)
+        here.addresses.learn([two.address], Source.CONFIGURED)
+        await one.dial(two.address)
+        await until(lambda: bool(here.parted) and not one.links, 2)
+        assert here.parted[0][1] is WhyNot.WRONG_SWARM
+        assert not here.would_dial(two.me, 15 * 60 - 5)
+        assert here.would_dial(two.me, 15 * 60 + 1)
 
 
 async def test_adverts_of_a_peer_that_does_not_want_us_do_not_make_us_dial_it_again(
