@@ -23,6 +23,16 @@ def company(status: Facts) -> str:
     return f"{peers['known']} known, {peers['connected']} of them connected"
 
 
+def clock(status: Facts) -> str:
+    """Return the line on the clock: empty unless most peers' are too far from this machine's."""
+    told = status.get("clock") or {}
+    ahead = told.get("ahead_s") or 0.0
+    if abs(ahead) <= told.get("tolerated_s", 0.0):
+        return ""
+    way = "behind" if ahead > 0 else "ahead of"
+    return f"{abs(ahead):.0f} s {way} those of {told['peers']} peers (the median): `metainf doctor` says what to do"
+
+
 def bootstraps(status: Facts) -> Iterator[str]:
     """Yield a line for each bootstrap of which nothing came: the last error is what explains an empty swarm."""
     for row in status.get("bootstraps", ()):

@@ -33,6 +33,7 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     click.echo(f"learner   {_learner(facts.get('learner', {}))}")
     click.echo(f"tuner     {strategy_words.line(facts.get('tuner', {}))}")
     lines = {
+        "clock": peer_words.clock(facts),
         "owner": strategy_words.owner_line(facts.get("owner", {})),
         "routing": explain_words.routing_line(facts.get("routing", {})),
         "account": account.status_line(facts.get("account", {})),

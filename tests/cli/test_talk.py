@@ -71,6 +71,24 @@ def test_status_tells_the_state_of_the_engine_and_why(canned_node: CannedNode, m
         assert words in out
 
 
+def test_status_tells_why_nobody_is_there_and_that_the_clock_is_wrong(
+    canned_node: CannedNode, metainf: Metainf
+) -> None:
+    row = {"by": None, "state": "failing", "why": "refused", "failures": 3, "tried_s_ago": 4.2, "well_s_ago": None}
+    rows = [{"address": "/ip4/192.0.2.1/tcp/1/p2p/12D3", "error": "refused: nobody listens", **row}]
+    clock = {"peers": 3, "ahead_s": 600.0, "disagreeing": 3, "tolerated_s": 300.0}
+    alone = {"alone": True, "bootstraps": rows, "clock": clock, "peers": {"connected": 0, "known": 0}}
+    canned_node.answer("GET", "/status", STATUS | alone)
+    out = metainf("status")[1]
+    assert "public: nobody answers yet; this node goes on alone and keeps trying" in out
+    assert "| /ip4/192.0.2.1/tcp/1: refused: nobody listens (3 times, last 4 s ago)" in out
+    assert "clock     600 s behind those of 3 peers" in out
+    canned_node.answer("GET", "/status", STATUS | {"clock": {**clock, "ahead_s": 3.0}, "peers": alone["peers"]})
+    out = metainf("status")[1]
+    assert "clock " not in out
+    assert "nobody else known; join with --join" in out
+
+
 def test_an_owner_whose_key_writes_on_another_machine_too_is_told_so(canned_node: CannedNode, metainf: Metainf) -> None:
     canned_node.answer("GET", "/status", STATUS | {"records": {**STATUS["records"], "key_forked": True}})
     assert "your key has forked: another machine writes under it" in metainf("status")[1]
