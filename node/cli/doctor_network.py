@@ -91,11 +91,17 @@ def network(settings: Settings, running: Running, *, join: Sequence[str], offlin
 
 def _local(settings: Settings, running: Running, join: Sequence[str]) -> bool:
     """Tell whether nothing beyond this machine is wanted: it listens on loopback, and joins through loopback."""
-    hosts = [BindAddress.parse(text) for text in settings.p2p.listen]
     named = [parse_address(text) for text in (*settings.p2p.join, *join)]
     named += [parse_address(row["address"]) for row in (running or {}).get("bootstraps", ())]
     loopback = all(address is not None and address.reach is Reach.LOOPBACK for address in named)
-    return all(host.loopback for host in hosts) and loopback
+    return loopback and all(_at_loopback(text) for text in settings.p2p.listen)
+
+
+def _at_loopback(text: str) -> bool:
+    try:
+        return BindAddress.parse(text).loopback
+    except ValueError:
+        return False  # which is told of as a port
 
 
 def look_at(texts: Sequence[str]) -> list[Row]:

@@ -94,6 +94,13 @@ def test_a_port_that_a_connection_uses_is_told_from_one_that_is_listened_at(meta
     assert "ip_local_reserved_ports" in taken["remedy"]
 
 
+def test_a_port_that_is_none_is_a_finding_and_no_traceback(metainf: Metainf, data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "config.toml").write_text('version = 1\n[p2p]\nlisten = ["0.0.0.0:99999"]\n')
+    _, found = findings_of(metainf, "--offline")
+    assert "no TCP port" in found["peer port"][0]["finding"]
+
+
 def test_a_folder_that_holds_no_model_and_one_that_is_not_there(metainf: Metainf, data_dir: Path) -> None:
     data_dir.mkdir()
     for model, words in ((data_dir / "none", "there is no folder"), (data_dir, "holds no config.json")):
