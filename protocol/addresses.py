@@ -21,6 +21,10 @@ _FORM: Final = re.compile(
     r"/(?P<kind>ip4|ip6|dns|dns4|dns6)/(?P<host>[0-9A-Za-z.:_-]{1,253})/tcp/(?P<port>[1-9][0-9]{0,4})"
     r"(?:/p2p/(?P<peer>[1-9A-Za-z]{52}))?"
 )
+_CIRCUIT: Final = "/p2p-circuit"
+_CIRCUIT_FORM: Final = re.compile(
+    r"(?P<relay>/.*/p2p/[1-9A-Za-z]{52})" + _CIRCUIT + r"(?:/p2p/(?P<peer>[1-9A-Za-z]{52}))?"
+)
 _NAME: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?\.){0,10}[a-z][a-z0-9-]{0,61}[a-z0-9]\.?")
 
 
@@ -38,13 +42,15 @@ class Reach(IntEnum):
 class Address:
     """A TCP address that can be dialled, and whom it is said to lead to, where that is said.
 
-    `kind` is one of ip4, ip6, dns, dns4, dns6; the host is in its shortest spelling.
+    `kind` is one of ip4, ip6, dns, dns4, dns6; the host is in its shortest spelling. Where `relay` is set, it is that
+    node's address, through which `peer` is called.
     """
 
     kind: str
     host: str
     port: int
     peer: PeerId | None = None
+    relay: PeerId | None = None
 
     @property
     def reach(self) -> Reach:
@@ -62,11 +68,20 @@ class Address:
 
     def of(self, peer: PeerId | None) -> "Address":
         """Return the same place as one of this peer's."""
-        return Address(self.kind, self.host, self.port, peer)
+        return Address(self.kind, self.host, self.port, peer, self.relay)
+
+    def through(self, peer: PeerId | None) -> "Address":
+        """Return the way to a peer through the node that this is the address of. That one must be named."""
+        return Address(self.kind, self.host, self.port, peer, self.peer)
+
+    def direct(self) -> "Address":
+        """Return the relay's own address of a relayed one."""
+        return Address(self.kind, self.host, self.port, self.relay)
 
     def __str__(self) -> str:
         tail = "" if self.peer is None else f"/p2p/{self.peer}"
-        return f"/{self.kind}/{self.host}/tcp/{self.port}{tail}"
+        between = "" if self.relay is None else f"/p2p/{self.relay}{_CIRCUIT}"
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{between}{tail}"
 
 
 def parse_address(text: str) -> Address | None:
@@ -80,6 +95,22 @@ def parse_address(text: str) -> Address | None:
     except (InvalidId, ValueError):
         return None
     return None if host is None else Address(match["kind"], host, int(match["port"]), peer)
+
+
+def parse_circuit(text: str) -> Address | None:
+    """Return a relayed address, `/ip4/192.0.2.1/tcp/47470/p2p/RELAY/p2p-circuit/p2p/PEER`; None where it is none.
+
+    A relay that calls itself, or another relay behind a relay, is no address.
+    """
+    match = _CIRCUIT_FORM.fullmatch(text) if len(text) <= limits.ADDRESS_BYTES else None
+    relay = parse_address(match["relay"]) if match is not None else None
+    if match is None or relay is None or relay.peer is None:
+        return None
+    try:
+        peer = PeerId.from_string(match["peer"]) if match["peer"] else None
+    except InvalidId:
+        return None
+    return None if peer == relay.peer else relay.through(peer)
 
 
 def _host(kind: str, host: str) -> str | None:

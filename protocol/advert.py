@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Annotated, Final
 
 from protocol import limits
-from protocol.addresses import MULTIADDR, Address, parse_address
+from protocol.addresses import MULTIADDR, Address, parse_address, parse_circuit
 from protocol.hello import VERSIONS, Versions
 from protocol.ids import ContentDigest, InvalidId, ModelName
 from protocol.records import STAMP, Kind, Signed, Stamp
@@ -28,7 +28,7 @@ _LONGEST_NAME: Final = limits.MODEL_NAME_CHARS + 100  # with a pin
 
 SERVE: Final = "serve"  # answers prompts of those it lets
 BOOTSTRAP: Final = "bootstrap"  # is meant to be dialled first
-RELAY: Final = "relay"  # reserved: lends circuits to nodes that cannot be dialled
+RELAY: Final = "relay"  # lends circuits to nodes that cannot be dialled
 
 SWITCH: Final = "switch"  # wants to take its engine away for a moment, and waits for its turn
 SWITCHING: Final = "switching"  # has its turn: the engine is away, or about to be, or just back
@@ -115,7 +115,7 @@ class Advert:
         strategy: the fields of the acceleration strategy, for those who predict by it.
         intends: an open word: what the node is about to do with its engine; see above for those in use. Peers that
             serve the same model keep theirs meanwhile.
-        circuits: reserved: relayed addresses.
+        circuits: relayed addresses, for who cannot dial the others.
         price: what the owner asks for; `device_hour_micro` is in use, see docs/protocol/advert.md.
     """
 
@@ -151,6 +151,13 @@ class Advert:
         parsed = (parse_address(text) for text in self.addresses)
         ours = (address.of(author) for address in parsed if address is not None and address.peer in {None, author})
         return tuple(dict.fromkeys(ours))
+
+    def relayed(self) -> tuple[Address, ...]:
+        """Return the ways through relays that lead to the author, in order, each once."""
+        author = self.stamp.author
+        parsed = (parse_circuit(text) for text in self.circuits or ())
+        ours = (way.of(author) for way in parsed if way is not None and way.peer in {None, author})
+        return tuple(dict.fromkeys(way for way in ours if way.relay != author))
 
 
 ADVERT: Final = Kind(

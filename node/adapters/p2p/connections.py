@@ -1,6 +1,6 @@
 """Connections with peers: who may come in, who is dialled, which handlers' errors stay inside.
 
-One of the six files that import libp2p. Overrides what libp2p's network does at its edges; what it does between them
+One of the eleven files that import libp2p. Overrides what libp2p's network does at its edges; what it does between them
 is its own.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import StreamHandlerFn
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.exceptions import IncompleteReadError
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
@@ -25,16 +25,15 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore, PeerStoreError
-from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectCommunicatorError, MultiselectError
-from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from node.adapters.p2p.dialer import dial_any
+from node.adapters.p2p.circuit_socket import CircuitSocket
+from node.adapters.p2p.dialer import dial_any, patience_for
 from node.adapters.p2p.gate import Gate, Ticket
 from node.adapters.p2p.limits import P2pLimits
 from node.adapters.p2p.origin import Origin, Origins
-from node.adapters.p2p.tcp import Tcp, TcpStream, words
+from node.adapters.p2p.tcp import Tcp, TcpStream, unreachable, words
 from node.adapters.p2p.workarounds import Workaround
 from node.errors import Unreachable, WhyNot
 from protocol.addresses import Address, parse_address
@@ -43,7 +42,6 @@ from protocol.ids import InvalidId, PeerId
 log = structlog.get_logger(__name__)
 
 BOOK_PEERS = 4096  # peers whose addresses are remembered in memory, 1 KB each
-CAUSES = 8  # of an error that are looked at; libp2p has wrapped five around each other
 PEERSTORE_ADDRESSES = 8  # of what others said of a peer; more is a flood
 
 
@@ -73,6 +71,7 @@ class HardenedSwarm(Swarm):
         self.tcp = Tcp(disabled)
         self.origins = Origins(limits.trusted)
         self.gate = Gate(limits)
+        self.caller: Callable[[ID, Address], Awaitable[INetConn]] | None = None  # connects through relays
         self._scopes: dict[int, trio.CancelScope] = {}
         self._book: OrderedDict[ID, tuple[Address, ...]] = OrderedDict()
         self._failed_at: OrderedDict[ID, float] = OrderedDict()
@@ -112,9 +111,17 @@ class HardenedSwarm(Swarm):
             await super()._handle_inbound_connection(read_write_closer, maddr)
             return
         remote = read_write_closer.get_remote_address()
-        ticket = None if remote is None else self._let_in(self.origins.of(remote[0]))
+        await self.admit(read_write_closer, maddr, None if remote is None else self.origins.of(remote[0]))
+
+    async def admit(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr, origin: Origin | None) -> None:
+        """Serve what somebody opened for as long as its connection lives, where the gate lets it in; then close it.
+
+        Args:
+            origin: who answers for it: an address, or the relay that brought it.
+        """
+        ticket = None if origin is None else self._let_in(origin)
         if ticket is None:
-            assert isinstance(read_write_closer, TcpStream)  # noqa: S101 -- our listener made it
+            assert isinstance(read_write_closer, TcpStream | CircuitSocket)  # noqa: S101 -- our listener made it
             read_write_closer.drop()  # at once: of those who are refused there may be hundreds a second
             return
         try:
@@ -142,7 +149,7 @@ class HardenedSwarm(Swarm):
         scope.deadline = trio.current_time() + self.limits.handshake_seconds
         with scope:
             try:
-                muxed = await self.upgrade_inbound_raw_conn(RawConnection(stream, False), maddr)
+                muxed = await self.upgrade_inbound_raw_conn(RawConnection(stream, False, _kind(stream)), maddr)
             except (BaseLibp2pError, SwarmException):
                 return  # no peer of ours: a scanner, another network, one that gave up
         if muxed is None:
@@ -213,8 +220,13 @@ class HardenedSwarm(Swarm):
         return alive
 
     def alive(self, peer_id: ID) -> list[INetConn]:
-        """Return the open connections with a peer."""
-        return [each for each in self.connections.get(peer_id, ()) if not each.is_closed]
+        """Return the open connections with a peer, the best last: direct before relayed, then the newest."""
+        found = [each for each in self.connections.get(peer_id, ()) if not each.is_closed]
+        return found if len(found) < 2 else sorted(found, key=lambda each: relay_of(each) is None)
+
+    def direct(self, peer_id: ID) -> list[INetConn]:
+        """Return those of them that no relay carries."""
+        return [each for each in self.alive(peer_id) if relay_of(each) is None]
 
     async def reach_at(self, peer_id: ID, address: Address) -> None:
         """Have a connection with a peer; if there is none, by this address.
@@ -222,29 +234,34 @@ class HardenedSwarm(Swarm):
         Raises:
             Unreachable: it does not answer.
         """
-        if self.alive(peer_id):
+        if self.direct(peer_id) or (address.relay is not None and self.alive(peer_id)):
             await trio.lowlevel.checkpoint()
             return
-        with trio.move_on_after(self.limits.dial_seconds):
+        seconds = patience_for(address, self.limits.dial_seconds)
+        with trio.move_on_after(seconds):
             await self._dial_one(peer_id, address)
             return
         # A socket that does not open in time is told of as such before: this one is open, or came late.
         raise Unreachable(
-            f"it hangs: it accepts the connection, and no handshake comes of it within {self.limits.dial_seconds:g} s",
+            f"it hangs: it accepts the connection, and no handshake comes of it within {seconds:g} s",
             why=WhyNot.HANGING,
         )
 
     async def _dial_one(self, peer_id: ID, address: Address) -> INetConn:
         try:
+            if address.relay is not None:
+                if self.caller is None:
+                    raise Unreachable("this node calls nobody through relays")
+                return await self.caller(peer_id, address)
             return await self.dial_addr(Multiaddr(str(address)), peer_id)
         except (BaseLibp2pError, SwarmException) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     async def _dial(self, peer_id: ID) -> INetConn:
-        limits, dial_one = self.limits, partial(self._dial_one, peer_id)
+        dial_one = partial(self._dial_one, peer_id)
         try:
             connection = await dial_any(
-                self._addresses(peer_id), dial_one, patience=limits.dial_seconds, at_once=limits.dials
+                self._addresses(peer_id), dial_one, patience=self.limits.dial_seconds, at_once=self.limits.dials
             )
         except Unreachable:
             self._failed_at[peer_id] = trio.current_time()
@@ -267,6 +284,33 @@ class HardenedSwarm(Swarm):
             if address is not None and all(address.of(None) != other.of(None) for other in known):
                 known.append(address)
         return known
+
+    async def reach_directly(self, peer_id: ID) -> None:
+        """Have a connection with a peer that no relay carries, by whichever of its addresses answers.
+
+        Raises:
+            Unreachable: none does.
+        """
+        if not self.direct(peer_id):
+            direct = [each for each in self._addresses(peer_id) if each.relay is None]
+            dial_one = partial(self._dial_one, peer_id)
+            await dial_any(direct, dial_one, patience=self.limits.dial_seconds, at_once=self.limits.dials)
+
+    async def knock(self, peer_id: ID, address: Address) -> None:
+        """Dial an address afresh, have whoever is there prove to be the peer, and hang up.
+
+        Raises:
+            Unreachable: nobody answers, or somebody else.
+        """
+        try:
+            raw = await self.tcp.dial(Multiaddr(str(address.of(None))))
+            try:
+                await self.upgrader.upgrade_security(raw, True, peer_id)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await raw.close()
+        except (BaseLibp2pError, SwarmException) as error:
+            raise Unreachable(words(error.__cause__ or error)) from error
 
     def all_alive(self) -> list[SwarmConn]:
         """Return every open connection."""
@@ -313,6 +357,11 @@ async def contained(event: str, work: Callable[..., Awaitable[object]], *argumen
     return True
 
 
+def relay_of(connection: INetConn) -> PeerId | None:
+    """Return the relay that carries a connection; None for a direct one."""
+    return getattr(connection.muxed_conn, "relay", None)
+
+
 def peer_of(identity: ID) -> PeerId | None:
     """Return libp2p's id as ours; None if it is not of a sound Ed25519 key."""
     return _peer_of(identity.to_bytes())
@@ -326,21 +375,8 @@ def _peer_of(raw: bytes) -> PeerId | None:
         return None
 
 
-def _unreachable(error: BaseException) -> Unreachable:
-    """Say why a dial failed: libp2p wraps what it was told into errors that say less, one around the other."""
-    causes = [error]
-    while (cause := causes[-1].__cause__) is not None and len(causes) < CAUSES:
-        causes.append(cause)
-    for cause in causes:
-        if isinstance(cause, Unreachable):
-            return Unreachable(cause.message, why=cause.why)
-        if isinstance(cause, PeerIDMismatchesPubkey):
-            return Unreachable("another node answers at this address: its peer id is another", why=WhyNot.OTHER_PEER)
-        if isinstance(cause, IncompleteReadError):
-            return Unreachable("it accepts the connection and ends it without a word", why=WhyNot.HUNG_UP)
-    if isinstance(causes[-1], (MultiselectError, MultiselectClientError, MultiselectCommunicatorError)):
-        return Unreachable("what answers is no node: it does not negotiate as libp2p does", why=WhyNot.GARBAGE)
-    return Unreachable(words(error.__cause__ or error))
+def _kind(stream: ReadWriteCloser) -> ConnectionType:
+    return ConnectionType.RELAYED if isinstance(stream, CircuitSocket) else ConnectionType.DIRECT
 
 
 def _connection_config(limits: P2pLimits) -> ConnectionConfig:

@@ -1,52 +1,39 @@
 """The node's place in the swarm: one libp2p host, hardened, behind the ports `Swarm`, `Streams` and `Door`.
 
-One of the six files that import libp2p. TCP, Noise and yamux only. The identity is the node's own Ed25519 key, so
+One of the eleven files that import libp2p. TCP, Noise and yamux only. The identity is the node's own Ed25519 key, so
 the transport proves the same peer id that signs records.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 
 import structlog
 import trio
-from libp2p.abc import IMultiselectCommunicator, INetStream, ISecureTransport
+from libp2p.abc import INetConn, INetStream, ISecureTransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as noise_key_pair
-from libp2p.custom_types import StreamHandlerFn, TProtocol
-from libp2p.exceptions import BaseLibp2pError, ParseError
+from libp2p.custom_types import TProtocol
+from libp2p.exceptions import BaseLibp2pError
 from libp2p.host.basic_host import BasicHost
-from libp2p.io.exceptions import IOException
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.exceptions import (
-    MultiselectClientError,
-    MultiselectCommunicatorError,
-    ProtocolNotSupportedError,
-)
-from libp2p.protocol_muxer.multiselect import Multiselect
-from libp2p.protocol_muxer.multiselect_client import (
-    MULTISELECT_PROTOCOL_ID,
-    PROTOCOL_NOT_FOUND_MSG,
-    MultiselectClient,
-)
-from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.protocol_muxer.exceptions import ProtocolNotSupportedError
 from libp2p.rcmgr import Direction
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.transport.upgrader import TransportUpgrader
-from libp2p.utils import encode_delim
-from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from node.adapters.p2p.connections import HardenedSwarm, Notices, peer_of
 from node.adapters.p2p.frames import FrameStream
 from node.adapters.p2p.gate import Refusal
 from node.adapters.p2p.limits import DEFAULT_LIMITS, P2pLimits
-from node.adapters.p2p.muxer import HardenedYamux, MuxedNetStream, YamuxOnly
+from node.adapters.p2p.muxer import HardenedYamux, MuxedNetStream
+from node.adapters.p2p.negotiate import BoundedAnswerer, BoundedAsker, BoundedTalk, YamuxOnly
 from node.adapters.p2p.origin import Origin
 from node.adapters.p2p.pool import StreamPool
 from node.adapters.p2p.workarounds import NONE, Workaround, require_version
@@ -61,7 +48,6 @@ from protocol.ids import PeerId
 log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS = 5.0  # how often what waited too long is let go: a twelfth of the shortest wait
-NAME_BYTES = 1024  # of a protocol's id as a peer says it: no known one has 100, libp2p's own bound in Go is 1024
 CLOSING_SECONDS = 3.0  # for saying good-bye to all peers at once; the sockets close in any case
 
 
@@ -218,25 +204,54 @@ class P2pHost:
 
     async def _new_stream(self, peer: PeerId, protocol: str, frame_bytes: int) -> FrameStream:
         connections = await self.swarm.reach(_id(peer))
+        # The last is the best: direct, and the newest, which is the one that the peer believes in.
+        return FrameStream(await self.begin_stream(connections[-1], protocol), peer, self._limits, frame_bytes)
+
+    async def begin_stream(self, connection: INetConn, protocol: str) -> MuxedNetStream:
+        """Open a stream on one connection, of bytes as they are.
+
+        Raises:
+            Unreachable, NotSpoken: as `open`.
+        """
         foreign: NetStream | None = None
         agreed = False
         try:
-            connection = connections[-1]  # the newest: the one that the peer believes in
             assert isinstance(connection, SwarmConn)  # noqa: S101 -- the only class there is
             foreign = await connection.new_stream()
             foreign._direction = Direction.OUTBOUND  # as libp2p's own `new_stream` does
             await BoundedTalk(foreign).agree_on(protocol)
             foreign.set_protocol(TProtocol(protocol))
             agreed = True
-            return FrameStream(MuxedNetStream(foreign), peer, self._limits, frame_bytes)
+            return MuxedNetStream(foreign)
         except ProtocolNotSupportedError as error:
-            raise NotSpoken(f"peer {peer} does not speak {protocol}") from error
+            raise NotSpoken(f"peer {_named(connection)} does not speak {protocol}") from error
         except BaseLibp2pError as error:
-            raise Unreachable(f"peer {peer} did not take a stream: {error}") from error
+            raise Unreachable(f"peer {_named(connection)} did not take a stream: {error}") from error
         finally:
             if foreign is not None and not agreed:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.close_seconds):
                     await foreign.reset()
+
+    def serve_bytes(self, protocol: str, handler: Callable[[INetConn, MuxedNetStream], Awaitable[None]]) -> None:
+        """Have `handler` called with every stream that peers open for a protocol, and the connection it is on.
+
+        The bytes are as they come. The handler ends the stream in order, or it is reset.
+        """
+
+        async def handle(foreign: INetStream) -> None:
+            assert isinstance(foreign, NetStream)  # noqa: S101 -- the only class there is
+            stream = MuxedNetStream(foreign)
+            try:
+                assert foreign.swarm_conn is not None  # noqa: S101 -- it came on one
+                await handler(foreign.swarm_conn, stream)
+            except (Broken, Unreachable) as error:
+                log.debug("p2p.stream_ended", protocol=protocol, reason=str(error))
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.close_seconds):
+                    await stream.abort()
+                stream.forgotten()
+
+        self.foreign.set_stream_handler(TProtocol(protocol), handle)
 
     # -- keeping house
 
@@ -334,64 +349,13 @@ def _build(
     foreign = BasicHost(swarm, negotiate_timeout=limits.negotiate_seconds, disable_identify_address_discovery=True)
     if Workaround.BOUNDED_READS not in disabled:
         for each in (upgrader.security_multistream._selector, upgrader.muxer_multistream._selector, foreign):
-            each.multiselect = _BoundedAnswerer(each.multiselect.handlers)
-            each.multiselect_client = _BoundedAsker()
+            each.multiselect = BoundedAnswerer(each.multiselect.handlers)
+            each.multiselect_client = BoundedAsker()
     return swarm, foreign
 
 
-class BoundedTalk(MultiselectCommunicator):
-    """Agreement on a protocol, in which no name is longer than a name may be: the other end is not known yet."""
-
-    async def agree_on(self, protocol: str) -> None:
-        """Ask for one protocol, in the breath that says hello: libp2p's own waits for an answer in between.
-
-        Raises:
-            ProtocolNotSupportedError: the other end does not speak it.
-            MultiselectClientError: it says what makes no sense.
-            MultiselectCommunicatorError: as `read`.
-        """
-        await self.read_writer.write(encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(protocol.encode()))
-        hello, said = await self.read(), await self.read()
-        if hello != MULTISELECT_PROTOCOL_ID or said not in {protocol, PROTOCOL_NOT_FOUND_MSG}:
-            raise MultiselectClientError("the other end does not negotiate")
-        if said != protocol:
-            raise ProtocolNotSupportedError(protocol)
-
-    async def read(self) -> str:
-        """Return what the other end says, without its line's end.
-
-        Raises:
-            MultiselectCommunicatorError: it is too long, or no line of text, or the connection ended.
-        """
-        try:
-            line = (await read_varint_prefixed_bytes_limited(self.read_writer, NAME_BYTES)).decode()
-        except (ParseError, IOException, UnicodeDecodeError) as error:
-            raise MultiselectCommunicatorError("the other end said no name of a protocol") from error
-        if not line.endswith("\n"):
-            raise MultiselectCommunicatorError("the name of a protocol ends with its line")
-        return line.removesuffix("\n")
-
-
-class _BoundedAnswerer(Multiselect):
-    async def negotiate(
-        self, communicator: IMultiselectCommunicator, negotiate_timeout: int = DEFAULT_LIMITS.negotiate_seconds
-    ) -> tuple[TProtocol | None, StreamHandlerFn | None]:
-        return await super().negotiate(_bounded(communicator), negotiate_timeout)
-
-
-class _BoundedAsker(MultiselectClient):
-    async def select_one_of(
-        self,
-        protocols: Sequence[TProtocol],
-        communicator: IMultiselectCommunicator,
-        negotiate_timeout: int = DEFAULT_LIMITS.negotiate_seconds,
-    ) -> TProtocol:
-        return await super().select_one_of(protocols, _bounded(communicator), negotiate_timeout)
-
-
-def _bounded(communicator: IMultiselectCommunicator) -> BoundedTalk:
-    assert isinstance(communicator, MultiselectCommunicator)  # noqa: S101 -- the only class there is
-    return BoundedTalk(communicator.read_writer)
+def _named(connection: INetConn) -> str:
+    return str(connection.muxed_conn.peer_id)
 
 
 def _id(peer: PeerId) -> ID:

@@ -91,3 +91,39 @@ class P2pLimits:
 
 
 DEFAULT_LIMITS = P2pLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayLimits:
+    """What a node lends of itself to those who cannot be reached, and how long it waits for a relay. Seconds and bytes.
+
+    Attributes:
+        reservations: nodes that may be called through this one. One costs a connection and 100 bytes.
+        reservations_per_origin: of one IPv4 address or one /64 of IPv6: a household has fewer nodes.
+        reservation_seconds: a reservation's life. Renewed at half of it, by one message there and one back.
+        circuits: connections that pass through this node at once. One costs two streams, two tasks, 64 KiB.
+        circuits_per_peer: of one peer, calling or called.
+        circuit_seconds, circuit_bytes: of one circuit, both directions together: weeks of tokens, minutes of bulk.
+        bytes_per_second: for all circuits together; each has its turn, whoever has more to say waits longer.
+        piece: bytes of one turn. 64 circuits that all have something to say wait 0.25 s for each other.
+        step_seconds: for an answer of the other end: of the relay, or of who is called.
+        stall_seconds: a relayed connection that takes no byte. Longer than a socket's, because a relay makes it wait.
+        retired_seconds: after which a relayed connection is closed although something still runs on it, where there
+            is a direct one. As long as the longest answer that a client waits for.
+    """
+
+    reservations: int = 128
+    reservations_per_origin: int = 8
+    reservation_seconds: float = 600.0
+    circuits: int = 64
+    circuits_per_peer: int = 8
+    circuit_seconds: float = 7200.0
+    circuit_bytes: int = 1024 * MIB
+    bytes_per_second: float = 4.0 * MIB
+    piece: int = 16 * KIB
+    step_seconds: float = 5.0
+    stall_seconds: float = 20.0
+    retired_seconds: float = 1800.0
+
+
+DEFAULT_RELAY_LIMITS = RelayLimits()

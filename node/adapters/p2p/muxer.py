@@ -1,6 +1,6 @@
 """Yamux, hardened: connections that many conversations share, and the streams on them.
 
-One of the six files that import libp2p. The class of libp2p's streams is exchanged as they enter the connection's
+One of the eleven files that import libp2p. The class of libp2p's streams is exchanged as they enter the connection's
 table, and the table of their buffers bounds what each may hold: nothing of libp2p is patched for other connections.
 """
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import structlog
 import trio
-from libp2p.abc import IMuxedConn, ISecureConn
+from libp2p.abc import ISecureConn
 from libp2p.connection_types import ConnectionType
-from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection.exceptions import RawConnError
@@ -21,11 +20,10 @@ from libp2p.peer.id import ID
 from libp2p.security.noise.io import NoiseTransportReadWriter
 from libp2p.security.secure_session import SecureSession
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
-from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID, Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
-from node.adapters.p2p.limits import KIB, P2pLimits
-from node.adapters.p2p.origin import Origins
+from node.adapters.p2p.circuit_socket import CircuitSocket
+from node.adapters.p2p.limits import DEFAULT_RELAY_LIMITS, KIB, P2pLimits
 from node.adapters.p2p.pot import Pot
 from node.adapters.p2p.sealed import SealedSocket
 from node.adapters.p2p.tcp import TcpStream
@@ -33,6 +31,7 @@ from node.adapters.p2p.unread import FlowControlIgnored, Unread
 from node.adapters.p2p.workarounds import Workaround
 from node.adapters.p2p.yamux_line import DATA, DATA_BYTES, HEAD, PING, SYN, Common, Line
 from node.errors import Broken
+from protocol.ids import PeerId
 
 log = structlog.get_logger(__name__)
 
@@ -41,25 +40,6 @@ CREDIT_BYTES = 64 * KIB  # told to the sender in batches: a quarter of its windo
 LOST = "the peer ended the stream, or the connection died"
 WINDOW_POLL = 0.01  # seconds: libp2p tells of a window that opens by the way, not always; it looks as often
 GROWING = 64  # streams open together up to which a fast reader's credit may grow beyond what each has at first
-
-
-class YamuxOnly(MuxerMultistream):
-    """Offers one muxer, ours."""
-
-    def __init__(self, limits: P2pLimits, disabled: AbstractSet[Workaround]) -> None:
-        super().__init__({TProtocol(PROTOCOL_ID): Yamux}, limits.negotiate_seconds)
-        self._limits = limits
-        self._disabled = disabled
-        self.pot = Pot(unread=limits.unread_all, streams=limits.streams_all)
-        self._origins = Origins()
-
-    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
-        """Agree on yamux with the other end."""
-        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
-        remote = conn.get_remote_address()
-        party = self._origins.of(remote[0]).party if remote is not None else ""
-        muxed = HardenedYamux(conn, peer_id, limits=self._limits, disabled=self._disabled, pot=self.pot, party=party)
-        return self._annotate_connection(muxed, conn, protocol)
 
 
 class HardenedYamux(Yamux):
@@ -82,6 +62,9 @@ class HardenedYamux(Yamux):
         self.limits = limits
         self.disabled = disabled
         self._session = secured_conn
+        below = carrier_of(secured_conn)
+        self.relay: PeerId | None = below.relay if isinstance(below, CircuitSocket) else None
+        self.retired = False  # there is a better connection with the peer: what begins, begins there
         self.streams = _Streams()
         self.stream_backlog_semaphore = trio.Semaphore(limits.opened)
         if Workaround.BOUNDED_UNREAD not in disabled:
@@ -320,7 +303,8 @@ class MuxedNetStream:
     def usable(self) -> bool:
         """See `Muxed`."""
         stream = self._stream
-        return not (stream.closed or stream.recv_closed or stream.conn.stream_buffers.get(stream.stream_id))
+        conn = stream.conn
+        return not (stream.closed or stream.recv_closed or conn.retired or conn.stream_buffers.get(stream.stream_id))
 
     @property
     def room(self) -> int:
@@ -378,15 +362,24 @@ class _Streams(dict[int, YamuxStream]):
         super().__setitem__(number, stream)
 
 
-def _taken_over(conn: ISecureConn, limits: P2pLimits) -> tuple[TcpStream, SealedSocket]:
+def carrier_of(conn: ISecureConn) -> TcpStream | CircuitSocket | None:
+    """Return what carries a connection; None where it is none of ours, as in a test without `NOISE_ONLY`."""
+    if not (isinstance(conn, SecureSession) and isinstance(conn.conn, NoiseTransportReadWriter)):
+        return None
+    raw = conn.conn.read_writer.read_write_closer
+    stream = raw.stream if isinstance(raw, RawConnection) else None
+    return stream if isinstance(stream, TcpStream | CircuitSocket) else None
+
+
+def _taken_over(conn: ISecureConn, limits: P2pLimits) -> tuple[TcpStream | CircuitSocket, SealedSocket]:
     """Return the connection below libp2p's layers, with what they had read and not used."""
-    # Noise over TCP is all there is: whoever agreed on something else was let in by a test without `NOISE_ONLY`.
+    # Noise over TCP or a circuit is all there is: whoever agreed on something else was let in by a test.
+    below = carrier_of(conn)
     assert isinstance(conn, SecureSession)  # noqa: S101
     assert isinstance(conn.conn, NoiseTransportReadWriter)  # noqa: S101
-    raw = conn.conn.read_writer.read_write_closer
-    assert isinstance(raw, RawConnection)  # noqa: S101
-    assert isinstance(raw.stream, TcpStream)  # noqa: S101
-    return raw.stream, SealedSocket(raw.stream, conn.conn, plain=conn._drain(None), stall=limits.stall_seconds)
+    assert below is not None  # noqa: S101
+    stall = DEFAULT_RELAY_LIMITS.stall_seconds if isinstance(below, CircuitSocket) else limits.stall_seconds
+    return below, SealedSocket(below, conn.conn, plain=conn._drain(None), stall=stall)
 
 
 def _dead(words: str) -> ConnectionClosedError:

@@ -1,7 +1,7 @@
 """What gossip thinks of its neighbours, and what follows: whom it passes messages to, and takes them of.
 
-One of the six files that import libp2p. Every figure is for the worst alone: an honest neighbour that is late, starts
-anew, or shares its address with a class room loses nothing but, at most, its place in a mesh that is full.
+One of the eleven files that import libp2p. Every figure is for the worst alone: an honest neighbour that is late,
+starts anew, or shares its address with a class room loses nothing but, at most, its place in a mesh that is full.
 """
 
 import math

@@ -1,6 +1,6 @@
 """TCP sockets to peers and from them, as libp2p's transport.
 
-One of the six files that import libp2p. Decides nothing: who may come in is the gate's to say, and whom to dial the
+One of the eleven files that import libp2p. Decides nothing: who may come in is the gate's to say, and whom to dial the
 dialer's.
 """
 
@@ -12,17 +12,21 @@ from weakref import WeakSet
 import trio
 from libp2p.abc import IListener, IRawConnection, ITransport
 from libp2p.custom_types import THandler
+from libp2p.io.exceptions import IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectCommunicatorError, MultiselectError
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp.tcp import TCPListener
 from multiaddr import Multiaddr
 
 from node.adapters.p2p.dial_tcp import open_tcp
 from node.adapters.p2p.workarounds import Workaround
-from node.errors import Unreachable
-from protocol.addresses import parse_address
+from node.errors import Unreachable, WhyNot
+from protocol.addresses import Address, parse_address
 
+CAUSES = 8  # of an error that are looked at; libp2p has wrapped five around each other
 READ_AHEAD = 64 * 1024  # bytes of one read: the longest message of the cipher
 BACKLOG = 256  # sockets that the kernel holds until they are accepted; Linux's own bound is 4096
 
@@ -126,6 +130,28 @@ class Tcp(ITransport):
         self._dialled.add(dialled)
         return RawConnection(dialled, True)
 
+    async def dial_from(self, address: Address, port: int) -> TcpStream:
+        """Connect from a port that this node listens at, as a router must see it for others to be let in there.
+
+        Raises:
+            OpenConnectionError: that cannot be done.
+        """
+        kind = trio.socket.AF_INET6 if address.kind == "ip6" else trio.socket.AF_INET
+        socket = trio.socket.socket(kind, trio.socket.SOCK_STREAM)
+        try:
+            socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
+            await socket.bind(("::" if kind == trio.socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104 -- to dial from
+            await socket.connect((address.host, address.port))
+        except OSError as error:
+            socket.close()
+            raise OpenConnectionError(words(error)) from error
+        except BaseException:
+            socket.close()
+            raise
+        dialled = TcpStream(trio.SocketStream(socket))
+        self._dialled.add(dialled)
+        return dialled
+
     def drop(self) -> None:
         """Close what was dialled and is still open.
 
@@ -169,6 +195,10 @@ class _Listener(IListener):
         except OSError as error:
             self._transport.failure = error
             raise OpenConnectionError(words(error)) from error
+        for each in self._sockets:
+            # Now that the port is ours: sockets of this node may be dialled from it, and nobody else's may be bound
+            # who did not find it free, because the kernel asks both for this.
+            each.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
         assert self.background_nursery is not None  # noqa: S101 -- the network runs
         self.background_nursery.start_soon(self._accept)
 
@@ -197,3 +227,20 @@ def words(error: BaseException) -> str:
     """Return what an error says, short."""
     text = str(error) or type(error).__name__
     return text[:200]
+
+
+def unreachable(error: BaseException) -> Unreachable:
+    """Say why a dial failed: libp2p wraps what it was told into errors that say less, one around the other."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and len(causes) < CAUSES:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, Unreachable):
+            return Unreachable(cause.message, why=cause.why)
+        if isinstance(cause, PeerIDMismatchesPubkey):
+            return Unreachable("another node answers at this address: its peer id is another", why=WhyNot.OTHER_PEER)
+        if isinstance(cause, IncompleteReadError):
+            return Unreachable("it accepts the connection and ends it without a word", why=WhyNot.HUNG_UP)
+    if isinstance(causes[-1], (MultiselectError, MultiselectClientError, MultiselectCommunicatorError)):
+        return Unreachable("what answers is no node: it does not negotiate as libp2p does", why=WhyNot.GARBAGE)
+    return Unreachable(words(error.__cause__ or error))
