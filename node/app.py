@@ -190,6 +190,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             "engine": _engine_facts(engine.snapshot()),
             "peers": company.numbers() if company is not None else {"connected": 0, "known": 0},
             **(company.finding.facts() if company is not None else {}),
+            "reachability": company.reaching.facts() if company is not None else None,
             "records": recording.facts(),
             "trials": recording.trial_facts(),
             "learner": learning.facts(),

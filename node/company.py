@@ -27,6 +27,7 @@ from node.history import doubt_of
 from node.http.history_metrics import EXCHANGED
 from node.peer_facts import edge_facts, peer_facts
 from node.policies import Policies, SwarmPolicies
+from node.reaching import reaching_of
 from node.reckoning import OwnEngine, Reckoning
 from node.record_ports import History
 from node.services.announce import Announcer
@@ -120,6 +121,9 @@ class Company:
             lent=self.reckoning.account.lent,
         )
         self.replication = self._make_replication()
+        self.reaching = reaching_of(
+            hands, among, book=self.book, greeter=self._greeter, announcer=self._announcer, luck=home.luck
+        )
 
     async def run(self) -> None:
         """Find the swarm, take part in it, serve and ask; return never."""
@@ -138,6 +142,7 @@ class Company:
             nursery.start_soon(DriftWatch({"ttft": experience.ttft, "tpot": experience.tpot}).run)
             nursery.start_soon(self._follow_engine)
             nursery.start_soon(self._parter.run)
+            nursery.start_soon(self.reaching.run)
 
     async def leave(self) -> None:
         """Tell the others that this node is going; takes two seconds at most. What runs goes on."""
@@ -217,6 +222,7 @@ class Company:
             quarantined=peer in self.replication.quarantined,
             ahead_s=self.finding.ahead_s(peer),
             now=now,
+            via=self.reaching.via(peer),
         )
 
     # -- what the services are built of
@@ -350,7 +356,7 @@ class Company:
     def _describe(self) -> Description:
         """Say what this node is and serves now."""
         home = self._home
-        return describe(
+        said = describe(
             home.engine.snapshot(),
             home.engine.models(),
             policies=self._policies,
@@ -362,6 +368,7 @@ class Company:
             running=home.replica.load().slots,
             intends=self.turns.intends(),
         )
+        return self.reaching.told(said)
 
     async def _follow_engine(self) -> None:
         snapshot = self._home.engine.snapshot()

@@ -49,6 +49,7 @@ from node.places import Places
 from node.policies import Policies, SwarmPolicies
 from node.ports import Directory, Endpoint, EngineLauncher, Gossip, Streams, Swarm, Upstream
 from node.record_ports import OwnHistory, Told
+from node.relay_ports import Ways
 from node.services.keep_account import Store as AccountStore
 from node.settings import Settings
 from node.telemetry import OffenceLog, hush_libraries
@@ -61,6 +62,7 @@ from protocol.advert import Hardware
 from protocol.errors import RemoteProtocolError
 from protocol.gossip import Subject, Topic, message_id
 from protocol.ids import Epoch, PeerId, SwarmId
+from protocol.limits import SECOND_US
 from protocol.records import SigningKey
 
 log = structlog.get_logger(__name__)
@@ -114,6 +116,7 @@ class SwarmHands:
         account: keeps what was used and owed; None: nothing outlives the run.
         weigh: has gossip weigh its neighbours by what is told of their conduct: 1 for the best, near 0 for the worst.
         text_records: returns the TXT records of a name, or raises `Unreachable`.
+        ways: what is known of how peers are reached; None where relays are not known of.
     """
 
     network: Network
@@ -129,6 +132,7 @@ class SwarmHands:
     account: AccountStore | None = None
     weigh: Callable[[Callable[[PeerId], float]], None] | None = None
     text_records: Callable[[str], Awaitable[Sequence[str]]] = text_records
+    ways: Ways | None = None
 
 
 async def _keep_no_pause(_: Pause | None) -> None:
@@ -245,6 +249,7 @@ async def _open_swarm(
     identity: Identity, policies: SwarmPolicies, where: Places, epoch: Epoch
 ) -> AsyncIterator[SwarmHands]:
     # Here and not above: a second of imports that a node by itself does without.
+    from node.adapters.p2p.circuits import open_ways  # noqa: PLC0415
     from node.adapters.p2p.host import open_host  # noqa: PLC0415
     from node.adapters.p2p.limits import P2pLimits  # noqa: PLC0415
     from node.adapters.p2p.routing import Namespace, open_directory, open_gossip  # noqa: PLC0415
@@ -269,6 +274,7 @@ async def _open_swarm(
             )
         except Unavailable as error:
             raise taken(error, policies.listen) from error
+        ways = await resources.enter_async_context(open_ways(host, lambda: wall_us() / SECOND_US))
         gossip = await resources.enter_async_context(
             open_gossip(
                 host,
@@ -303,6 +309,7 @@ async def _open_swarm(
             hardware=hardware_summary(Profile(hardware=await trio.to_thread.run_sync(hardware_now))),
             account=AccountFile(where.data / ACCOUNT),
             weigh=gossip.weigh,
+            ways=ways,
         )
 
 

@@ -37,12 +37,14 @@ def peer_facts(  # noqa: PLR0913 -- one value for each word
     quarantined: bool,
     ahead_s: float | None,
     now: float,
+    via: str | None,
 ) -> dict[str, Any]:
     """Return one entry of the document.
 
     Args:
         signed: its advert, where it has one that counts.
         rtt: seconds.
+        via: `direct`, or the relay that carries the connection; None where that is not known, or there is none.
         behaved: 1 of whom nothing bad is known, 0 of an outcast.
         ahead_s: seconds that its clock is ahead of ours; None where it never said.
         now: seconds, by the clock of `standing`.
@@ -54,6 +56,7 @@ def peer_facts(  # noqa: PLR0913 -- one value for each word
         "peer_id": str(peer),
         "name": advert.name if advert else None,
         "connected": connected,
+        "via": via,
         "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
         "addresses": [str(address) for address in addresses],
         "models": _offers(advert) if serves else [],

@@ -69,6 +69,7 @@ class SwarmPolicies:
         join_names: names that stand for such addresses.
         nearest: addresses of nearer reach than this are not believed of strangers.
         price_per_hour: what an hour of this machine costs others; None: nothing is asked.
+        relay: whether others may be called through this node.
     """
 
     swarm: SwarmId
@@ -83,6 +84,7 @@ class SwarmPolicies:
     price_per_hour: float | None = None
     door: DoorPolicy = field(default_factory=DoorPolicy)
     join_names: tuple[DnsAddr, ...] = ()
+    relay: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +282,7 @@ def _swarm(p2p: P2pSection, settings: Settings) -> SwarmPolicies:
             inbound_per_address=p2p.inbound_per_address,
             trusted=tuple(_network(text) for text in p2p.trusted_networks),
         ),
+        relay=p2p.relay,
     )
 
 

@@ -115,6 +115,7 @@ class P2pSection(Section, frozen=True, kw_only=True):
     announce: tuple[str, ...] = ()  # multiaddrs that reach this node from elsewhere, instead of its own addresses
     swarm: Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")] = "public"
     lan: bool = True  # find nodes of this network by multicast DNS, and be found
+    relay: bool = True  # take calls for nodes that cannot be reached, where this one can; within bounds
     bootstrap: bool = False  # say that others are welcome to join through this node
     serve: tuple[str, ...] = ("everybody",)  # whose prompts are answered: everybody, nobody, peer ids, !PEER to exclude
     ask: tuple[str, ...] = ("everybody",)  # who may answer, and so read, this node's own prompts

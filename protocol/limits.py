@@ -120,6 +120,12 @@ ADVERT_BURST: Final = 4  # of them that may come together: up, changed, leaving,
 LOAD_BYTES: Final = 4 * KIB  # one message: 32 figures of the longest names fit
 LOAD_FRESH_US: Final = 2 * SECOND_US  # older than that a candidate is asked: a short answer lasts about as long
 
+# -- reach
+
+REACH_BYTES: Final = 512  # one message: an address and a handful of ports
+REACH_PORTS: Final = 4  # dialled for one question: a node listens at one, its router may pass on another
+REACH_HOST_CHARS: Final = 45  # the longest spelling of an IPv6 address
+
 # -- gossip and the table of heads
 
 # One gossip message. The whole RPC may have 1 MiB, and may carry several messages and their signatures.
@@ -190,6 +196,7 @@ RECORD: Final = Bounds(size=RECORD_BYTES, blob=RECORD_BYTES)
 # A greeting is read before it is known whom from: little depth, few values.
 HELLO: Final = Bounds(size=HELLO_BYTES, depth=4, values=512, items=64, text=KIB, blob=KIB)
 LOAD: Final = Bounds(size=LOAD_BYTES, depth=4, values=128, items=64, text=KIB, blob=KIB)
+REACH: Final = Bounds(size=REACH_BYTES, depth=4, values=64, items=16, text=KIB, blob=KIB)
 GOSSIP: Final = Bounds(size=GOSSIP_BYTES, depth=3, values=256, items=BATCH_RECORDS, blob=RECORD_BYTES)
 HISTORY: Final = Bounds(
     size=FRAME_BYTES, depth=6, values=HISTORY_VALUES, items=2 * HISTORY_RANGES, text=KIB, blob=RECORD_BYTES

@@ -8,6 +8,8 @@ What strangers say is doubted. Their addresses are dialled one per host and `HOS
 a swarm against somebody's machine; those that only this machine or this network could answer are taken from them
 only where the node itself lives there (`nearest`); and they are forgotten before those that have worked or that
 the operator gave.
+
+A way through a relay is tried a moment after a peer's own addresses, and at once where those have all failed.
 """
 
 from collections import Counter
@@ -25,6 +27,7 @@ LONGEST_DELAY = 600.0  # s; a volunteer's machine may be off for the night
 LONGEST_CONFIGURED = 20.0  # s for those the operator gave: without them a lone node stays alone
 GIVE_UP = 12  # failures in a row after which a stranger's word is forgotten: about an hour
 PER_PEER = 2  # addresses of one peer tried at a time: the slowest must not hold up the best
+RELAY_LATER = 1.0  # s that a peer's own addresses have before a relay is asked: two round trips around the world
 HOST_GAP = 1.0  # s between dials to one host on strangers' word
 PEERS = 2048  # as many as the peerbook keeps
 REMEMBERED = 64  # peers for the next run: one that still lives is enough to come back
@@ -42,7 +45,10 @@ class Source(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dial:
-    """Dial this now, and say within `DIAL_SECONDS` what became of it: `succeeded`, `failed` or `gave_up`."""
+    """Dial this now, and say what became of it: `succeeded`, `failed` or `gave_up`.
+
+    Within `DIAL_SECONDS`, twice that through a relay.
+    """
 
     peer: PeerId
     address: Address
@@ -64,6 +70,11 @@ class _Place:
     retry_at: float = 0.0
     proven_at: float | None = None
     dialling: bool = False
+    began_at: float = float("-inf")
+
+    @property
+    def relayed(self) -> bool:
+        return self.address.relay is not None
 
     @property
     def trusted(self) -> bool:
@@ -75,9 +86,10 @@ class _Place:
         return not self.trusted and self.address.reach is not Reach.LOOPBACK
 
     @property
-    def order(self) -> tuple[int, bool, int, int, int]:
-        """Sorts a peer's addresses: fewest failures, those that worked, by source, then the nearest."""
-        return self.failures, self.proven_at is None, self.source, self.address.reach, self.address.port
+    def order(self) -> tuple[int, bool, bool, int, int, int]:
+        """Sorts a peer's addresses: fewest failures, relays last, those that worked, by source, then the nearest."""
+        address = self.address
+        return self.failures, self.relayed, self.proven_at is None, self.source, address.reach, address.port
 
 
 class AddressBook:
@@ -152,15 +164,26 @@ class AddressBook:
             if peer in connected:
                 continue
             for place in sorted(self._places.get(peer, {}).values(), key=lambda place: place.order):
-                if place.dialling or self._dialling[peer] >= PER_PEER:
+                # A relay is asked beside the slow ones, not in place of one of them.
+                if place.dialling or self._dialling[peer] >= PER_PEER + place.relayed:
                     continue
-                host = self._hosts.get(place.address.host, 0.0) if place.paced else 0.0
-                due = max(place.retry_at, host, self._shunned.get(peer, 0.0))
+                due = self._due(place, peer, connected)
                 if due > now:
                     wakes.append(due)
                 elif len(dials) < room:
-                    dials.append(self._begin(place, peer, now))
+                    dials.append(self._begin(place, peer, now, paced=place.address.relay not in connected))
         return DialPlan(dials=tuple(dials), wake_at=min(wakes, default=None))
+
+    def _due(self, place: _Place, peer: PeerId, connected: Collection[PeerId]) -> float:
+        """Return when an address may be dialled."""
+        due = max(place.retry_at, self._shunned.get(peer, 0.0))
+        if place.relayed:
+            direct = (each for each in self._places[peer].values() if not each.relayed and each.dialling)
+            due = max((due, *(each.began_at + RELAY_LATER for each in direct)))
+        # To ask a relay that is connected takes no socket of its host's.
+        if place.paced and place.address.relay not in connected:
+            due = max(due, self._hosts.get(place.address.host, 0.0))
+        return due
 
     def succeeded(self, dial: Dial, now: float) -> None:
         """Note that a dial led to the peer that it should."""
@@ -203,7 +226,7 @@ class AddressBook:
     def to_remember(self) -> tuple[Address, ...]:
         """Return what to write down for the next run: of each peer the address that worked last, newest first."""
         best = (
-            max((place for place in places.values() if place.proven_at is not None), key=_proven, default=None)
+            max((each for each in places.values() if _rememberable(each)), key=_proven, default=None)
             for places in self._places.values()
         )
         worked = sorted((place for place in best if place is not None), key=_proven, reverse=True)
@@ -212,10 +235,10 @@ class AddressBook:
     def _configured(self) -> list[PeerId]:
         return [peer for peer in self._places if self.configured(peer)]
 
-    def _begin(self, place: _Place, peer: PeerId, now: float) -> Dial:
-        place.dialling = True
+    def _begin(self, place: _Place, peer: PeerId, now: float, *, paced: bool) -> Dial:
+        place.dialling, place.began_at = True, now
         self._dialling[peer] += 1
-        if place.paced:
+        if paced and place.paced:
             self._hosts[place.address.host] = now + HOST_GAP
         return Dial(peer=peer, address=place.address)
 
@@ -262,6 +285,11 @@ class AddressBook:
             return False
         del places[worst.address]
         return True
+
+
+def _rememberable(place: _Place) -> bool:
+    """Whether an address is worth a line in a file: it worked, and depends on nobody else's being there tomorrow."""
+    return place.proven_at is not None and not place.relayed
 
 
 def _proven(place: _Place) -> float:

@@ -17,7 +17,14 @@ from protocol.ids import Epoch, PeerId, SwarmId
 from protocol.records import Stamp
 from protocol.wire import Value
 
-SPOKEN: Final[Versions] = {"infer": (1,), "load": (1,), "advert": (1,), "history": (1,), "performance": (1,)}
+SPOKEN: Final[Versions] = {
+    "infer": (1,),
+    "load": (1,),
+    "advert": (1,),
+    "history": (1,),
+    "performance": (1,),
+    "reach": (1,),
+}
 
 ANSWERS: Final = 16  # nodes that answer a newcomer whom they only heard of: it then knows a part of any swarm at once
 HEARD_FIRST, HEARD_LAST = 0.2, 2.0  # s until such an answer: spread, or sixteen adverts would come in one moment
@@ -39,6 +46,7 @@ class Description:
     """
 
     addresses: tuple[Address, ...] = ()
+    circuits: tuple[Address, ...] = ()  # the ways to it through relays
     models: tuple[ModelOffer, ...] = ()
     roles: tuple[str, ...] = ()
     name: str | None = None
@@ -116,6 +124,7 @@ class OwnAdverts:
             limits=description.limits,
             intends=description.intends,
             price=description.price,
+            circuits=tuple(map(str, description.circuits[: limits.CIRCUITS])) or None,
         )
 
     def leave(self, *, now_us: int) -> Advert:

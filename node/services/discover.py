@@ -152,7 +152,7 @@ class Discovery:
             self._say_left(peer, what)
         advert = self._book.advert_of(peer, now)
         if advert is not None:
-            self._addresses.replace(peer, advert.body.dialable())
+            self._addresses.replace(peer, (*advert.body.dialable(), *advert.body.relayed()))
             self._swarm.learn(peer, self._addresses.addresses(peer))
         if what is not What.CHANGED:
             # Not for every advert: a peer that does not want us says one a minute, too.

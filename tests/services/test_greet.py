@@ -77,7 +77,7 @@ async def test_the_one_that_dialled_greets_and_both_have_met(autojump_clock: Moc
         assert here.changes == [Change(two.me, What.JOINED)]
         settled = there.greeter.settled(one.me)
         assert settled is not None
-        assert settled.versions == {"infer": 1, "load": 1, "advert": 1, "history": 1, "performance": 1}
+        assert settled.versions == {"infer": 1, "load": 1, "advert": 1, "history": 1, "performance": 1, "reach": 1}
         await trio.sleep(HOUR)
         assert one.links == {two.me}
         await one.disconnect(two.me)

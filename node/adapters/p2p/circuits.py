@@ -61,9 +61,6 @@ class P2pWays:
         self._retired_at: dict[int, float] = {}
         self._lender = Lender(host, limits, wall)
         self._puncher = Puncher(host, limits)
-        self.lend = self._lender.lend
-        self.lent: Callable[[], Lent] = self._lender.lent
-        self.believe: Callable[[Sequence[Address]], None] = self._puncher.believe
         self._swarm.caller = self.call
         host.serve_bytes(STOP, self._called)
 
@@ -98,6 +95,18 @@ class P2pWays:
             await self._swarm.knock(_id(address.peer), address)
             return
         raise Unreachable(f"no answer within {self._limits.step_seconds:g} s")
+
+    def lend(self, willing: bool) -> None:
+        """See `node.relay_ports.Ways`."""
+        self._lender.lend(willing)
+
+    def lent(self) -> Lent:
+        """See `node.relay_ports.Ways`."""
+        return self._lender.lent()
+
+    def believe(self, addresses: Sequence[Address]) -> None:
+        """See `node.relay_ports.Ways`."""
+        self._puncher.believe(addresses)
 
     async def straighten(self, peer: PeerId) -> None:
         """See `node.relay_ports.Ways`."""
