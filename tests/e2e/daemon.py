@@ -112,7 +112,13 @@ def running_node(
 
 @contextmanager
 def node_over_stub(
-    folder: Path, *options: str, config: str = "", engine: str = "", name: str = "node", **wrong: Any
+    folder: Path,
+    *options: str,
+    config: str = "",
+    engine: str = "",
+    name: str = "node",
+    wrapper: Sequence[str] = (),
+    **wrong: Any,
 ) -> Iterator[Daemon]:
     """Start a node whose engine is the stub, doing `wrong`. `engine` adds lines to its [engine] table."""
     model = folder / "model"
@@ -120,7 +126,7 @@ def node_over_stub(
     (model / "config.json").write_text("{}")
     command = [sys.executable, "-I", str(STUB), "--stub", json.dumps(wrong)]
     text = f'[engine]\nmodel = "{model}"\nserved_name = "{MODEL}"\ncommand = {json.dumps(command)}\n{engine}\n{config}'
-    with running_node(folder, *options, config=text, name=name) as daemon:
+    with running_node(folder, *options, config=text, name=name, wrapper=wrapper) as daemon:
         yield daemon
 
 

@@ -43,27 +43,27 @@ class Halves:
 
     def cut(self) -> None:
         """Pull the cable between the halves: packets vanish, and nobody is told."""
-        _ip("-n", self.switch, "link", "set", "between", "down")
+        run_ip("-n", self.switch, "link", "set", "between", "down")
 
     def heal(self) -> None:
         """Plug it in again."""
-        _ip("-n", self.switch, "link", "set", "between", "up")
+        run_ip("-n", self.switch, "link", "set", "between", "up")
 
 
 def why_not() -> str | None:
     """Say why no namespaces can be made here; None where they can."""
     if shutil.which("ip") is None:
         return "there is no `ip` (package iproute2)"
-    name = _name("probe")
+    name = fresh_name("probe")
     try:
-        _ip("netns", "add", name)
-        _ip("-n", name, "link", "add", "one", "type", "veth", "peer", "name", "other")
-        _ip("-n", name, "link", "add", "bridge", "type", "bridge")
+        run_ip("netns", "add", name)
+        run_ip("-n", name, "link", "add", "one", "type", "veth", "peer", "name", "other")
+        run_ip("-n", name, "link", "add", "bridge", "type", "bridge")
     except OSError as error:
         return f"network namespaces are not to be had here: {error}"
     finally:
         with suppress(OSError):
-            _ip("netns", "del", name)
+            run_ip("netns", "del", name)
     return None
 
 
@@ -74,21 +74,21 @@ def two_halves(east: int, west: int) -> Iterator[Halves]:
     Raises:
         OSError: what `ip` said against it.
     """
-    switch = _name("switch")
+    switch = fresh_name("switch")
     made: list[str] = []
     try:
-        _ip("netns", "add", switch)
+        run_ip("netns", "add", switch)
         made.append(switch)
         for bridge in BRIDGES:
-            _ip("-n", switch, "link", "add", bridge, "type", "bridge")
-            _ip("-n", switch, "link", "set", bridge, "up")
-        _ip("-n", switch, "link", "add", "between", "type", "veth", "peer", "name", "other")
+            run_ip("-n", switch, "link", "add", bridge, "type", "bridge")
+            run_ip("-n", switch, "link", "set", bridge, "up")
+        run_ip("-n", switch, "link", "add", "between", "type", "veth", "peer", "name", "other")
         for end, bridge in zip(("between", "other"), BRIDGES, strict=True):
-            _ip("-n", switch, "link", "set", end, "master", bridge, "up")
+            run_ip("-n", switch, "link", "set", end, "master", bridge, "up")
         places: dict[str, list[Place]] = {bridge: [] for bridge in BRIDGES}
         for number, bridge in enumerate(["east"] * east + ["west"] * west, start=1):
-            place = Place(name=_name(f"n{number}"), ip=f"{PREFIX}.{number}")
-            _ip("netns", "add", place.name)
+            place = Place(name=fresh_name(f"n{number}"), ip=f"{PREFIX}.{number}")
+            run_ip("netns", "add", place.name)
             made.append(place.name)
             _plug(switch, bridge, f"p{number}", place)
             places[bridge].append(place)
@@ -96,7 +96,7 @@ def two_halves(east: int, west: int) -> Iterator[Halves]:
     finally:
         for name in made:
             with suppress(OSError):
-                _ip("netns", "del", name)
+                run_ip("netns", "del", name)
 
 
 def add_address(place: Place, ip: str) -> None:
@@ -140,22 +140,24 @@ def carried(pid: int) -> int | None:
 
 
 def _plug(switch: str, bridge: str, port: str, place: Place) -> None:
-    _ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", INSIDE, "netns", place.name)
-    _ip("-n", switch, "link", "set", port, "master", bridge, "up")
-    _ip("-n", place.name, "addr", "add", f"{place.ip}/24", "dev", INSIDE)
+    run_ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", INSIDE, "netns", place.name)
+    run_ip("-n", switch, "link", "set", port, "master", bridge, "up")
+    run_ip("-n", place.name, "addr", "add", f"{place.ip}/24", "dev", INSIDE)
     for device in ("lo", INSIDE):
-        _ip("-n", place.name, "link", "set", device, "up")
+        run_ip("-n", place.name, "link", "set", device, "up")
 
 
 def _namespace(pid: int) -> int:
     return Path(f"/proc/{pid}/ns/net").stat().st_ino
 
 
-def _name(what: str) -> str:
+def fresh_name(what: str) -> str:
+    """Return a name for a namespace that nobody else uses."""
     return f"metainf-{os.getpid()}-{next(_numbers)}-{what}"
 
 
-def _ip(*arguments: str) -> None:
+def run_ip(*arguments: str) -> None:
+    """Run `ip`. Raises OSError with what it says against it."""
     command: Sequence[str] = ("ip", *arguments)
     done = subprocess.run(command, capture_output=True, text=True, timeout=IP_S, check=False)
     if done.returncode:

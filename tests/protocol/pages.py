@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from protocol import dialogue, hello, history, load
+from protocol import dialogue, hello, history, load, reach
 from protocol.dialogue import Script
 from protocol.inference import SENDER, TABLE, Move, Role, State
 
@@ -69,6 +69,7 @@ PARTS: Final[Mapping[str, Mapping[str, Part]]] = {
     "inference.md": {"table": inference_table, "diagram": inference_diagram},
     "hello.md": {"table": lambda: dialogue_table(hello.SCRIPT)},
     "load.md": {"table": lambda: dialogue_table(load.SCRIPT)},
+    "reach.md": {"table": lambda: dialogue_table(reach.SCRIPT)},
     "history.md": {"table": lambda: dialogue_table(history.SCRIPT)},
 }
 

@@ -8,6 +8,7 @@ from protocol.dht import BATCH, HEAD, Batch, Head, Mark
 from protocol.hello import Hello, Part
 from protocol.ids import PUBLIC_SWARM, ContentDigest, Epoch, PeerId
 from protocol.load import Load, Poll, Report, Serving
+from protocol.reach import Ask, Seen
 from protocol.records import Signed, SigningKey
 from tests.protocol import samples
 
@@ -55,6 +56,16 @@ LOADS: Final = {
     "report of a newer node": Report(load={"running": 0, "waiting": 0, "humidity": 7, "state": 9}),
 }
 
+REACHES: Final = {
+    "ask": Ask(ports=(47470,)),
+    "ask of four": Ask(ports=(47470, 1, 443, 65535)),
+    "seen, and not reached": Seen(host="44.44.0.11", tried=(47470,), reached=()),
+    "seen and reached, of a newer node": Seen(
+        host="2606:4700:4700::1111", tried=(47470, 443), reached=(47470,), unknown={"mood": "calm"}
+    ),
+    "through a relay": Seen(tried=(), reached=()),
+}
+
 
 def advert_body(**changes: object) -> Advert:
     """Return an honest advert: changes to its stamp (`samples.stamp`) or to its own fields."""
@@ -98,6 +109,17 @@ FULL_ADVERT: Final = advert_body(
     limits=ServeLimits(running=64, waiting=256, concurrent=4),
     intends="switch",
     unknown={"anthem": "none"},
+)
+RELAY_AT: Final = f"/ip4/44.44.0.1/tcp/47470/p2p/{OTHER}"
+BEHIND: Final = advert_body(
+    seq=4,
+    addresses=("/ip4/192.168.1.2/tcp/47470",),
+    circuits=(
+        f"{RELAY_AT}/p2p-circuit/p2p/{samples.AUTHOR}",
+        f"{RELAY_AT}/p2p-circuit",
+        f"{RELAY_AT}/p2p-circuit/p2p/{OTHER}",  # a relay that calls itself
+        "/ip4/44.44.0.1/udp/47470/quic-v1/p2p-circuit",  # of a later version
+    ),
 )
 LEAVE: Final = advert_body(seq=3, models=(), addresses=(), leaving=True)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import hello, load
+from protocol import hello, load, reach
 from protocol.dialogue import Dialogue, Role, Script
 from protocol.errors import LocalProtocolError, Reason, RemoteProtocolError
 from protocol.hello import Greeting, Hello, Part, Parted, Settled, settle
@@ -125,11 +125,12 @@ def test_the_skew_is_that_of_the_clocks_and_not_of_the_way() -> None:
 
 SCRIPTS: list[tuple[Script[Any, Any], dict[str, Any]]] = [
     (hello.SCRIPT, {"hello": THEIRS, "part": Part(code="full", message="")}),
+    (reach.SCRIPT, {"ask": reach.Ask(ports=(1,)), "seen": reach.Seen(tried=(1,), reached=())}),
     (load.SCRIPT, {"poll": load.Poll(), "report": load.Report(load={"running": 0, "waiting": 0})}),
 ]
 
 
-@pytest.mark.parametrize(("script", "messages"), SCRIPTS, ids=["hello", "load"])
+@pytest.mark.parametrize(("script", "messages"), SCRIPTS, ids=["hello", "reach", "load"])
 def test_what_the_table_does_not_allow_is_refused_and_never_sent(
     script: Script[Any, Any], messages: dict[str, Any]
 ) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from protocol import dht, gossip, hello, history, limits, load, records, schema, wire
-from protocol.addresses import parse_address
+from protocol import dht, gossip, hello, history, limits, load, reach, records, schema, wire
+from protocol.addresses import parse_address, parse_circuit
 from protocol.advert import ADVERT, Advert
 from protocol.dialogue import Role
 from protocol.errors import Reason, RemoteProtocolError
@@ -23,6 +23,7 @@ from tests.vectors.make import HERE
 SPOKEN: dict[str, tuple[Any, Any]] = {
     "hello.json": (hello.SCRIPT, swarm_samples.HELLOS),
     "load.json": (load.SCRIPT, swarm_samples.LOADS),
+    "reach.json": (reach.SCRIPT, swarm_samples.REACHES),
     "history.json": (history.SCRIPT, history_samples.MESSAGES),
 }
 
@@ -137,6 +138,21 @@ def test_an_address_is_one_and_reaches_this_far(case: dict[str, Any]) -> None:
     if address is not None:
         assert str(address) == case["spelled"]
         assert parse_address(str(address)) == address
+
+
+@pytest.mark.parametrize("case", cases("advert.json", "circuits"))
+def test_a_way_through_a_relay_is_one_and_names_it(case: dict[str, Any]) -> None:
+    address = parse_circuit(case["text"])
+    assert (None if address is None else str(address.relay)) == case["relay"]
+    assert parse_address(case["text"]) is None or "/p2p-circuit" not in case["text"]
+    if address is not None:
+        assert str(address) == case["text"]
+        assert parse_address(str(address.direct())) == address.direct()
+
+
+def test_of_an_adverts_ways_those_count_that_lead_to_its_author() -> None:
+    ways = swarm_samples.BEHIND.relayed()
+    assert [str(way) for way in ways] == [f"{swarm_samples.RELAY_AT}/p2p-circuit/p2p/{samples.AUTHOR}"]
 
 
 def vectors(file: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from protocol import hello, limits, load, schema, wire
+from protocol import hello, limits, load, reach, schema, wire
 from protocol.dialogue import Role
 from protocol.hello import Greeting, Hello, Part, Settled
 from protocol.ids import SwarmId
@@ -190,3 +190,24 @@ def _reading(figures: Mapping[str, int], reason: str | None) -> Json:
         return {"reason": refused(lambda: load.read_figures(figures), reason)}
     reading = load.read_figures(figures)
     return {"reading": dict(reading.to_figures()), "open": reading.open}
+
+
+_REACH_INVALID: Final[list[tuple[str, object, str]]] = [
+    ("a kind that is not known", {"kind": "dial"}, "unknown_message"),
+    ("no ports", {"kind": "ask"}, "missing_field"),
+    ("five ports", {"kind": "ask", "ports": [1, 2, 3, 4, 5]}, "out_of_bounds"),
+    ("port 0", {"kind": "ask", "ports": [0]}, "out_of_bounds"),
+    ("port 65536", {"kind": "ask", "ports": [65536]}, "out_of_bounds"),
+    ("a port as text", {"kind": "ask", "ports": ["47470"]}, "wrong_type"),
+    ("nothing tried", {"kind": "seen", "reached": []}, "missing_field"),
+    ("a name for a host", {"host": "example.org", "kind": "seen", "reached": [], "tried": []}, "malformed"),
+    ("a host of 46 characters", {"host": "1" * 46, "kind": "seen", "reached": [], "tried": []}, "out_of_bounds"),
+]
+
+
+def reach_vectors() -> Json:
+    """Messages of `/metainf/reach/1`."""
+    return {
+        "valid": _valid(swarm_samples.REACHES, reach.SCRIPT.vocabulary),
+        "invalid": _invalid(_REACH_INVALID, reach.SCRIPT.vocabulary),
+    }

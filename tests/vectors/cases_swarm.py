@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from protocol import dht, gossip, limits, records, schema, wire
-from protocol.addresses import parse_address
+from protocol.addresses import parse_address, parse_circuit
 from protocol.advert import ADVERT
 from protocol.dht import batch_key, head_key, peer_key
 from protocol.errors import Reason
@@ -120,12 +120,36 @@ def _address(text: str, reach: str | None) -> Json:
     return {"text": text, "reach": reach} | ({} if address is None else {"spelled": str(address)})
 
 
+_CIRCUITS: Final[list[tuple[str, bool]]] = [
+    (f"{swarm_samples.RELAY_AT}/p2p-circuit/p2p/{samples.AUTHOR}", True),
+    (f"{swarm_samples.RELAY_AT}/p2p-circuit", True),
+    (f"/dns4/relay.example.org/tcp/1/p2p/{swarm_samples.OTHER}/p2p-circuit/p2p/{samples.AUTHOR}", True),
+    (f"{swarm_samples.RELAY_AT}/p2p-circuit/p2p/{swarm_samples.OTHER}", False),
+    (f"{swarm_samples.RELAY_AT}/p2p/{samples.AUTHOR}", False),
+    (swarm_samples.RELAY_AT, False),
+    (f"/ip4/44.44.0.1/tcp/47470/p2p-circuit/p2p/{samples.AUTHOR}", False),
+    (f"/p2p/{swarm_samples.OTHER}/p2p-circuit/p2p/{samples.AUTHOR}", False),
+    (f"{swarm_samples.RELAY_AT}/p2p-circuit/p2p/{samples.AUTHOR}/p2p-circuit/p2p/{samples.AUTHOR}", False),
+    (f"/ip4/0.0.0.0/tcp/47470/p2p/{swarm_samples.OTHER}/p2p-circuit", False),
+    ("/p2p-circuit", False),
+    ("", False),
+]
+
+
+def _circuit(text: str, *, good: bool) -> Json:
+    address = parse_circuit(text)
+    assert (address is not None) == good, text
+    assert address is None or str(address) == text, text
+    return {"text": text, "relay": None if address is None else str(address.relay)}
+
+
 def advert_vectors() -> Json:
     """Sealed adverts, those that are refused, which of two counts, and addresses."""
     bodies = {
         "small": swarm_samples.advert_body(),
         "everything, and a field from the future": swarm_samples.FULL_ADVERT,
         "a leave": swarm_samples.LEAVE,
+        "behind a router": swarm_samples.BEHIND,
     }
     sealed = {name: records.sign(ADVERT, body, samples.KEY) for name, body in bodies.items()}
     return {
@@ -144,6 +168,7 @@ def advert_vectors() -> Json:
         ],
         "now_us": NOW,
         "addresses": [_address(text, reach) for text, reach in _ADDRESSES],
+        "circuits": [_circuit(text, good=good) for text, good in _CIRCUITS],
     }
 
 

@@ -31,6 +31,7 @@ FILES: Final[dict[str, Callable[[], Json]]] = {
     "inference.json": cases_inference.inference_vectors,
     "hello.json": cases_greeting.hello_vectors,
     "load.json": cases_greeting.load_vectors,
+    "reach.json": cases_greeting.reach_vectors,
     "advert.json": cases_swarm.advert_vectors,
     "gossip.json": cases_swarm.gossip_vectors,
     "history.json": cases_history.history_vectors,
