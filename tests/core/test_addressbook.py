@@ -13,6 +13,7 @@ from node.core.addressbook import (
     LONGEST_DELAY,
     PEERS,
     PER_PEER,
+    RELAY_LATER,
     REMEMBERED,
     AddressBook,
     Dial,
@@ -298,3 +299,47 @@ def test_those_nearby_and_of_the_last_run_are_worth_a_dial_before_anything_is_he
     for number, source in enumerate((Source.REMEMBERED, Source.NEAR, Source.ADVERT, Source.CONFIGURED)):
         book.learn([at(of=peer(number))], source)
     assert book.introduced() == (peer(1), peer(0))  # those whom the operator gave are dialled in any case
+
+
+RELAY = peer(1)
+
+
+def way(host: str = "9.9.9.9", of: PeerId = ANNE) -> Address:
+    """Return a way through a relay."""
+    return at(host, 1, RELAY).through(of)
+
+
+def test_a_relay_is_asked_after_a_peers_own_addresses_have_had_a_moment() -> None:
+    book = AddressBook(OURS)
+    book.replace(ANNE, [way(), at("8.8.8.8"), at("8.8.4.4")])
+    found = book.plan(wanted=[ANNE], connected=(), room=8, now=0.0)
+    assert len(found.dials) == 2
+    assert all(each.address.relay is None for each in found.dials)
+    assert found.wake_at == RELAY_LATER
+    later = book.plan(wanted=[ANNE], connected=(), room=8, now=RELAY_LATER)
+    assert [each.address for each in later.dials] == [way()]
+
+
+def test_where_its_own_addresses_have_all_failed_a_relay_is_asked_at_once() -> None:
+    book = AddressBook(OURS)
+    book.replace(ANNE, [way(), at()])
+    (first,) = book.plan(wanted=[ANNE], connected=(), room=8, now=0.0).dials
+    book.failed(first, 0.1, luck=0.99)
+    assert [each.address for each in book.plan(wanted=[ANNE], connected=(), room=8, now=0.1).dials] == [way()]
+
+
+def test_peers_behind_one_relay_are_called_one_after_the_other_unless_it_is_connected() -> None:
+    for connected, at_once in (((), 1), ((RELAY,), 3)):
+        book, peers = AddressBook(OURS), [peer(number) for number in range(2, 5)]
+        for each in peers:
+            book.replace(each, [way(of=each)])
+        assert len(book.plan(wanted=peers, connected=connected, room=8, now=0.0).dials) == at_once
+
+
+def test_what_depends_on_a_relay_is_not_written_down() -> None:
+    book = AddressBook(OURS)
+    book.replace(ANNE, [way()])
+    (found,) = book.plan(wanted=[ANNE], connected=(), room=8, now=0.0).dials
+    book.succeeded(found, 1.0)
+    assert book.to_remember() == ()
+    assert book.addresses(ANNE) == (way(),)

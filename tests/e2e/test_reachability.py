@@ -48,7 +48,7 @@ class Homes:
 
 
 @contextmanager
-def homes(folder: Path, here: str, there: str, *, relays: int = 1, **wrong: float) -> Iterator[Homes]:
+def homes(folder: Path, here: str, there: str, *, relays: int = 1, token_delay: float = 0.0) -> Iterator[Homes]:
     """Start R, then B behind a router of kind `there`, then A behind one of kind `here`; enter when A reaches B."""
     with a_world(public=relays, homes=(here, there)) as world, ExitStack() as running:
         lending: list[Daemon] = []
@@ -61,7 +61,7 @@ def homes(folder: Path, here: str, there: str, *, relays: int = 1, **wrong: floa
         join = [word for each in lending for word in ("--join", each.address)]
         home_a, home_b = world.homes
         serves = running.enter_context(
-            node_over_stub(folder, *LISTEN, *join, name="b", wrapper=home_b.wrapper, **wrong)
+            node_over_stub(folder, *LISTEN, *join, name="b", wrapper=home_b.wrapper, token_delay=token_delay)
         )
         asks = running.enter_context(
             running_node(folder, "--no-engine", *LISTEN, *join, name="a", wrapper=home_a.wrapper)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 import trio
+from libp2p.abc import INetConn, INetwork
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.kad_dht.common import ALPHA, PROTOCOL_ID
@@ -26,7 +27,7 @@ from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.records.validator import NamespacedValidator, Validator
 from libp2p.tools.anyio_service import background_trio_service
 
-from node.adapters.p2p.connections import peer_of
+from node.adapters.p2p.connections import Notices, peer_of
 from node.adapters.p2p.host import P2pHost
 from node.adapters.p2p.scores import Router, Scorer
 from node.adapters.p2p.workarounds import NONE, Workaround
@@ -49,6 +50,7 @@ MESSAGE_BYTES = limits.GOSSIP_BYTES
 SEEN_SECONDS = 120  # a message that comes again within it is the same message
 STEP_SECONDS = 4.0  # for one peer to take or give a value; one that is gone must not hold up the rest
 IDENTIFY_POLL = 0.2  # seconds between two looks at what a new peer said of itself; no event tells
+BOTH_NOTICE = 1.0  # s in which both ends have noticed that a connection has ended
 SHORT_KEY = 50  # bytes that libp2p takes in a question for nodes near a key
 SHA2_256 = b"\x12\x20"  # a multihash's code and length
 LOOKUP_SECONDS = 10.0  # for a whole question to the directory
@@ -159,9 +161,47 @@ async def open_gossip(
     # message in a second and starts anew says other words under the same number, and is punished for it
     if not stock:
         pubsub.peer_queues = _Queues()
-    async with background_trio_service(pubsub), background_trio_service(router):
+    async with background_trio_service(pubsub), background_trio_service(router), trio.open_nursery() as nursery:
         await pubsub.wait_until_ready()
+        if Workaround.GOSSIP_MOVES not in disabled:
+            host.swarm.register_notifee(_Mover(pubsub, nursery))
         yield P2pGossip(pubsub, router.scores, stock=stock)
+        nursery.cancel_scope.cancel()
+
+
+class _Mover(Notices):
+    """Has gossip go on over another connection where the one that it went over has ended.
+
+    libp2p keeps the stream that is dead, until something is to be said on it; then each end forgets what topics the
+    other wants, and hears of them again only if the other notices later than it does itself.
+    """
+
+    def __init__(self, pubsub: Pubsub, nursery: trio.Nursery) -> None:
+        super().__init__(lambda: None)
+        self._pubsub = pubsub
+        self._nursery = nursery
+        self._moving: set[ID] = set()
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        """Begin anew with a peer that is still connected; both ends do."""
+        peer = conn.muxed_conn.peer_id
+        if peer not in self._moving and not self._nursery.cancel_scope.cancel_called:
+            self._moving.add(peer)
+            self._nursery.start_soon(self._move, peer)
+
+    async def _move(self, peer: ID) -> None:
+        pubsub = self._pubsub
+        try:
+            await trio.sleep(BOTH_NOTICE)
+            stream = pubsub.peers.get(peer)
+            if stream is not None and stream.muxed_conn.is_closed:
+                pubsub._handle_dead_peer(peer)  # opens another
+            await trio.sleep(BOTH_NOTICE)
+            queue = pubsub.peer_queues.get(peer)
+            if queue is not None:
+                queue.push(pubsub.get_hello_packet())  # the topics, once more: to who has forgotten them meanwhile
+        finally:
+            self._moving.discard(peer)
 
 
 class _Queues(dict[ID, RpcQueue]):

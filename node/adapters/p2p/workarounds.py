@@ -21,6 +21,7 @@ class Workaround(Enum):
     OWN_DIALER = "every dial waits 250 ms, one address per peer is tried, loopback and circuits are dropped"
     WINDOW_CREDIT = "every small read sends a frame of flow control"
     GOSSIP_LIMITS = "more than ten messages a second from one neighbour are dropped in silence"
+    GOSSIP_MOVES = "gossip ends with one connection of two, and may not begin again on the other"
     FRESH_GET = "the directory answers from a copy that may be a day old"
     EQUAL_REPUBLISH = "a value that is published again is refused, and expires"
     LONG_KEYS = "nobody says who is nearer to a key of more than 50 bytes, and ours have 73"

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from node.adapters.p2p.dialer import dial_any
+from node.adapters.p2p.dialer import HEAD_START, dial_any
 from node.adapters.p2p.pool import StreamPool
 from node.errors import Unreachable
 from protocol.addresses import Address
@@ -89,3 +89,26 @@ def test_the_pool_keeps_few_and_none_for_long() -> None:
     assert pool.expired(90.0) == [second]
     third.alive = False
     assert pool.expired(90.5) == [third]
+
+
+BEHIND = at("10.0.0.9", 9, a_peer()).through(a_peer())
+TAKES[BEHIND] = 1.0
+
+
+async def test_a_relay_is_asked_a_moment_later_and_not_at_all_where_somebody_has_answered(
+    autojump_clock: MockClock,
+) -> None:
+    net = Net()
+    assert await dial_any([BEHIND, FAST], net.dial, patience=5, at_once=8) == FAST
+    assert net.begun == [FAST]
+    net = Net()
+    began = trio.current_time()
+    assert await dial_any([BEHIND, DEAD], net.dial, patience=5, at_once=8) == BEHIND
+    assert trio.current_time() - began == pytest.approx(HEAD_START + 1.0)
+
+
+async def test_where_nobody_else_could_answer_a_relay_is_asked_at_once(autojump_clock: MockClock) -> None:
+    for others in ([], [REFUSED]):
+        began = trio.current_time()
+        assert await dial_any([BEHIND, *others], Net().dial, patience=0.6, at_once=8) == BEHIND
+        assert trio.current_time() - began == pytest.approx(1.0)  # two steps have the patience of two

@@ -30,6 +30,7 @@ from node.adapters.p2p.workarounds import NONE, Workaround
 from node.errors import Broken, NodeError, Unavailable
 from node.ports import PeerStream
 from tests.adapters.p2p.gossip_and_directory import GOSSIP_AND_DIRECTORY
+from tests.adapters.p2p.gossip_moves import a_relayed_connection_that_gives_way
 from tests.adapters.p2p.hosts import ECHO, PATIENCE, a_host, a_pair, echo, eventually, says
 from tests.adapters.p2p.proxy import CountingProxy
 from tests.places import at
@@ -349,6 +350,7 @@ SCENARIOS: dict[Workaround, list[Scenario]] = {
     Workaround.NOISE_ONLY: [a_peer_that_wants_plain_text],
     Workaround.OWN_DIALER: [a_dial, a_peer_with_a_dead_address_first],
     Workaround.WINDOW_CREDIT: [a_hundred_small_messages],
+    Workaround.GOSSIP_MOVES: [a_relayed_connection_that_gives_way],
     Workaround.NO_AUTO_CONNECT: [a_peer_that_was_only_heard_of],
     Workaround.PATIENT_WRITES: [a_reader_that_pauses],
     Workaround.WHOLE_WRITES: [writers_that_are_cancelled],
