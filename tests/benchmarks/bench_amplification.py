@@ -33,6 +33,7 @@ with warnings.catch_warnings():  # libp2p 0.8.1 imports a part of websockets tha
 
     from node.adapters.p2p.host import BoundedTalk, P2pHost
     from node.adapters.p2p.muxer import HardenedYamux
+from node.adapters.p2p.tcp import TcpStream
     from tests.adapters.p2p.hostile import (
         EPOCH,
         TOPIC,
@@ -101,7 +102,9 @@ def socket_of(client: P2pHost, server: P2pHost) -> trio.socket.SocketType:
     """Return the socket of the client's connection with the server."""
     connection = next(each for each in client.swarm.all_alive() if str(each.muxed_conn.peer_id) == str(server.me))
     assert isinstance(connection.muxed_conn, HardenedYamux)
-    return connection.muxed_conn._raw.stream.socket
+    below = connection.muxed_conn._raw
+    assert isinstance(below, TcpStream)
+    return below.stream.socket
 
 
 async def counted(

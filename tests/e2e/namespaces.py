@@ -101,7 +101,7 @@ def two_halves(east: int, west: int) -> Iterator[Halves]:
 
 def add_address(place: Place, ip: str) -> None:
     """Give a place another address. Raises OSError."""
-    _ip("-n", place.name, "addr", "add", f"{ip}/24", "dev", INSIDE)
+    run_ip("-n", place.name, "addr", "add", f"{ip}/24", "dev", INSIDE)
 
 
 @contextmanager
@@ -114,19 +114,19 @@ def cut_off(*, name_server: str | None = None) -> Iterator[Place]:
     Raises:
         OSError: what `ip` said against it, or the file system.
     """
-    name = _name("alone")
-    _ip("netns", "add", name)
+    name = fresh_name("alone")
+    run_ip("netns", "add", name)
     files = NETNS_FILES / name  # `ip netns exec` puts what lies there in the place of files in /etc
     try:
         if name_server is not None:
             files.mkdir(parents=True)
             (files / "resolv.conf").write_text(f"nameserver {name_server}\n")
-        _ip("-n", name, "link", "set", "lo", "up")
+        run_ip("-n", name, "link", "set", "lo", "up")
         yield Place(name=name, ip="127.0.0.1")
     finally:
         shutil.rmtree(files, ignore_errors=True)
         with suppress(OSError):
-            _ip("netns", "del", name)
+            run_ip("netns", "del", name)
 
 
 def carried(pid: int) -> int | None:

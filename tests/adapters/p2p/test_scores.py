@@ -11,7 +11,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils import encode_varint_prefixed
 
 from node.adapters.p2p.routing import P2pGossip, open_gossip
-from node.adapters.p2p.scores import NEIGHBOURS_MOST, NO_GOSSIP, NO_MESH, NO_MESSAGES, Scorer
+from node.adapters.p2p.scores import NEIGHBOURS_MOST, NO_GOSSIP, NO_MESH, NO_MESSAGES, Router, Scorer
 from node.core.conduct import Conduct
 from protocol.gossip import Subject, Topic, message_id
 from protocol.ids import PUBLIC_SWARM, PeerId
@@ -176,6 +176,7 @@ async def test_what_a_neighbour_tells_of_is_found_among_what_was_seen_and_not_as
             assert await feeds[1].receive() == b"news"
         asked: list[object] = []
         router = gossips[1].pubsub.router
+        assert isinstance(router, Router)
 
         async def emit(names: object, _to: object) -> None:
             asked.append(names)
