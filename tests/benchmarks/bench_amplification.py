@@ -33,7 +33,7 @@ with warnings.catch_warnings():  # libp2p 0.8.1 imports a part of websockets tha
 
     from node.adapters.p2p.host import BoundedTalk, P2pHost
     from node.adapters.p2p.muxer import HardenedYamux
-from node.adapters.p2p.tcp import TcpStream
+    from node.adapters.p2p.tcp import TcpStream
     from tests.adapters.p2p.hostile import (
         EPOCH,
         TOPIC,

@@ -138,16 +138,17 @@ class Tcp(ITransport):
         """
         kind = trio.socket.AF_INET6 if address.kind == "ip6" else trio.socket.AF_INET
         socket = trio.socket.socket(kind, trio.socket.SOCK_STREAM)
+        opened = False
         try:
             socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
             await socket.bind(("::" if kind == trio.socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104 -- to dial from
             await socket.connect((address.host, address.port))
+            opened = True
         except OSError as error:
-            socket.close()
             raise OpenConnectionError(words(error)) from error
-        except BaseException:
-            socket.close()
-            raise
+        finally:
+            if not opened:
+                socket.close()
         dialled = TcpStream(trio.SocketStream(socket))
         self._dialled.add(dialled)
         return dialled
