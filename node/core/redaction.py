@@ -38,6 +38,7 @@ _USERINFO: Final = re.compile(r"(://)[^/\s@\"']+@")
 _WORD: Final = re.compile(rf"[A-Za-z0-9_+=-]{{{RANDOM},}}")
 _PEER: Final = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
 _HEX: Final = re.compile(r"[0-9a-fA-F]{32,}")
+_BASE32: Final = re.compile(r"(?=(?:[a-z]*[2-7]){3})[a-z2-7]{32,}|(?=(?:[A-Z]*[2-7]){3})[A-Z2-7]{32,}")
 _SEGMENT: Final = re.compile(r"(?=[A-Za-z0-9]*[a-z])(?=[A-Za-z0-9]*[A-Z])(?=[A-Za-z0-9]*[0-9])[A-Za-z0-9]{12,}")
 
 _IPV6: Final = re.compile(
@@ -157,6 +158,11 @@ class Redactor:
         return self._numbers.setdefault(f"{kind} {what}", f"<{kind} {len(self._numbers) + 1}>")
 
 
+def is_peer(word: str) -> bool:
+    """Tell whether a word is a peer id, which is no secret and says who is who."""
+    return bool(_PEER.fullmatch(word))
+
+
 def _is_ip(host: str) -> bool:
     try:
         ip_address(host)
@@ -166,5 +172,5 @@ def _is_ip(host: str) -> bool:
 
 
 def _random(word: str) -> bool:
-    """Tell whether a long word looks like a key: hexadecimal, or a long run of both cases and digits."""
-    return not _PEER.fullmatch(word) and bool(_HEX.fullmatch(word) or _SEGMENT.search(word))
+    """Tell whether a long word looks like a key: hexadecimal, base32, or a long run of both cases and digits."""
+    return not is_peer(word) and bool(_HEX.fullmatch(word) or _BASE32.search(word) or _SEGMENT.search(word))

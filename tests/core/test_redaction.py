@@ -32,6 +32,7 @@ PEER = "12D3KooWCJDRCShGxdmc2SuYFfRp4ZJ8anPKa9QjTFcHdibm2fD6"
         ("a key sk-abcdefgh12345678 in words", "sk-abcdefgh12345678"),
         ("mi-Zm9vYmFyYmF6cXV4", "Zm9vYmFyYmF6cXV4"),
         ("hf_abcdefghijklmnop", "abcdefghijklmnop"),
+        ("invited by MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43UOV3HO6DZPI and", "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43UOV3HO6DZPI"),
         ("/swarm/psk " + "0123456789abcdef" * 4, "0123456789abcdef"),
     ],
 )

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 PROMPT = "the-diary-of-a-person-nobody-else-may-read"
 URL_KEY = "key-of-an-upstream-server"
 TOKEN = "hub-token-from-the-environment"  # noqa: S105 -- planted, to be looked for
+SWARM_KEY = "swarm-key-of-a-few-words"
 HOST, NAME = "198.51.100.7", "private-name.example.org"
 
 
@@ -62,11 +63,17 @@ def test_a_report_helps_and_tells_nothing_that_is_nobody_s_business(tmp_path: Pa
         )
         assert answer.status_code == 200
         eventually(lambda: node.status()["requests"]["served"] >= 1, within=10, what="a served prompt")
+        (node.data / "swarm").mkdir()  # what a private swarm's files may look like
+        (node.data / "swarm" / "membership.json").write_text(json.dumps({"key": SWARM_KEY, "member": node.peer_id}))
         identity = (node.data / "identity.pem").read_text().splitlines()[1]
         # What no log should ever hold, in case one does.
         log = node.data / "state" / "logs" / "node.log"
         with log.open("a") as opened:
-            said = {"event": "planted", "prompt": PROMPT, "reason": f"{identity} {key} {TOKEN} Bearer {NODE_KEY}"}
+            said = {
+                "event": "planted",
+                "prompt": PROMPT,
+                "reason": f"{identity} {key} {TOKEN} {SWARM_KEY} Bearer {NODE_KEY}",
+            }
             opened.write(json.dumps(said | {"exception": f"ValueError: {PROMPT}"}) + "\n")
             opened.write(f"no event at all: {PROMPT}\n")
         (node.data / "state" / "logs" / "engine.log").write_text(f"prompt: {PROMPT} key {URL_KEY}\n")
@@ -76,7 +83,7 @@ def test_a_report_helps_and_tells_nothing_that_is_nobody_s_business(tmp_path: Pa
     assert set(texts) == names
     assert set(with_addresses) == names | {"engine.log"}
     for name, text in texts.items():
-        for secret in (PROMPT, identity, key, TOKEN, NODE_KEY, URL_KEY, HOST, NAME):
+        for secret in (PROMPT, identity, key, TOKEN, SWARM_KEY, NODE_KEY, URL_KEY, HOST, NAME):
             assert secret not in text, f"{secret} is in {name}"
         assert "PRIVATE KEY" not in text
         for found in re.findall(r"\d+\.\d+\.\d+\.\d+", text):
@@ -84,7 +91,7 @@ def test_a_report_helps_and_tells_nothing_that_is_nobody_s_business(tmp_path: Pa
     everything = "".join(with_addresses.values())
     assert HOST in everything
     assert NAME in everything
-    for secret in (identity, key, TOKEN, NODE_KEY, URL_KEY):
+    for secret in (identity, key, TOKEN, SWARM_KEY, NODE_KEY, URL_KEY):
         assert secret not in everything
     # And what helps is there.
     assert json.loads(texts["status.json"])["peer_id"] == node.peer_id
