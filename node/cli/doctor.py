@@ -51,7 +51,15 @@ def doctor(join: tuple[str, ...], offline: bool, data_dir: Path | None, config_f
             click.echo(f"{click.style(f'{mark:<5}', fg=colour)} {finding.subject:<9} {finding.finding}")
             if finding.remedy:
                 click.echo(f"{'':<16}do: {finding.remedy}")
+        click.echo(f"\n{_summary(found)}")
     return ExitCode.FAILURE if found else ExitCode.OK
+
+
+def _summary(found: list[Finding]) -> str:
+    if not found:
+        return "nothing is wrong"
+    failures = sum(finding.verdict is Verdict.FAILURE for finding in found)
+    return f"{failures} failures, {len(found) - failures} warnings; `metainf bundle` packs a report for who is to help"
 
 
 def document(findings: list[Finding]) -> dict[str, Any]:

@@ -111,11 +111,6 @@ class Bootstraps:
         self._names = {name: _Name() for name in names}
         self._lines: dict[Address, _Line] = {address: _Line() for address in self._given}
 
-    @property
-    def any(self) -> bool:
-        """Whether the operator named somebody else than this node itself."""
-        return bool(self._names) or any(address.peer != self._ours for address in self._given)
-
     def resolved(self, name: DnsAddr, addresses: Sequence[Address], now: float) -> None:
         """Note what a name stands for now; of addresses that it no longer lists nothing is kept."""
         entry = self._names[name]

@@ -156,3 +156,4 @@ def test_doctor_for_a_person_says_what_to_do(metainf: Metainf, data_dir: Path) -
     out = metainf("doctor")[1]
     assert "FAIL" in out
     assert "do: did you mean `api.bind`?" in out
+    assert "1 failures, " in out.splitlines()[-1]

@@ -103,7 +103,6 @@ def test_each_bootstrap_has_its_last_error_until_it_goes_well() -> None:
 
 def test_a_name_is_told_with_what_it_stands_for() -> None:
     book = Bootstraps(OURS, [at(1)], [NAME])
-    assert book.any
     book.unresolved(NAME, WhyNot.NO_NAME, "no name server answered", 1.0)
     assert [(row["address"], row["state"]) for row in book.facts((), 1.0)] == [
         (str(at(1)), "waiting"),
@@ -121,6 +120,5 @@ def test_a_name_is_told_with_what_it_stands_for() -> None:
 
 
 def test_who_named_nobody_but_himself_named_nobody() -> None:
-    assert not Bootstraps(OURS, [at(1, OURS)]).any
     assert told(Bootstraps(OURS, [at(1, OURS)]).facts((), 0.0)) == ""
     assert parse_address(str(at(1))) == at(1)
