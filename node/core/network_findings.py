@@ -152,7 +152,7 @@ def judge_reachability(reach: Mapping[str, Any] | None) -> Iterator[Finding]:
         through = len(each["seen_from"])
         asked = through + len(each.get("not_seen_from") or ())
         # What a node does not tell of UDP it has no use for: peers speak TCP.
-        needless = "" if "udp" in reach else "; UDP is not needed"
+        ways = other + ("" if "udp" in reach else "; UDP is not needed")
         if through:
             finding = f"seen from {through} of {asked} peers by {name}"
             yield Finding(subject="reach", verdict=Verdict.OK, finding=finding)
@@ -162,7 +162,7 @@ def judge_reachability(reach: Mapping[str, Any] | None) -> Iterator[Finding]:
             yield Finding(
                 subject="reach",
                 verdict=Verdict.WARNING if other else Verdict.FAILURE,
-                finding=f"inbound {name} is blocked: {asked} peers dialled this node, none came through{other}{needless}",
+                finding=f"inbound {name} is blocked: {asked} peers dialled this node, none came through{ways}",
                 remedy="forward the port at the router and open it in the firewall; p2p.announce tells a forwarded one",
             )
 
