@@ -32,12 +32,13 @@ from node.cli.control_client import get_json
 from node.errors import NodeError
 from node.places import places
 from tests.benchmarks.churn_day import Day, live
-from tests.benchmarks.slopes import Slope, slope
+from tests.benchmarks.slopes import Slope, slope, without
 from tests.e2e.daemon import Daemon, running_node
 
 LEASE_S = 180.0  # of an advert in a swarm of this size: three intervals of a minute
 # Per hour, of each node: what would take weeks to harm. A node has some 100 tasks, 30 descriptors and 110 MB.
 BOUNDS = {"tasks": 4.0, "descriptors": 2.0, "memory MB": 4.0}
+PEERS = "connected peers"
 DAY_BOUNDS = {"tasks of each node": 0.5, "memory MB, all nodes": 4.0}
 MEET_S = 60.0  # for a node that came up to be known everywhere, on a busy machine
 WARM_S = 120.0  # of each run: what is loaded and cached once is no leak
@@ -75,7 +76,9 @@ class Seen:
         strangers: who was not known although it had been up for longer than a lease.
     """
 
-    samples: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=lambda: {m: {} for m in BOUNDS})
+    samples: dict[str, dict[str, list[tuple[float, float]]]] = field(
+        default_factory=lambda: {measure: {} for measure in (*BOUNDS, PEERS)}
+    )
     events: dict[str, int] = field(default_factory=dict)
     ghost: float = 0.0
     strangers: list[str] = field(default_factory=list)
@@ -171,8 +174,10 @@ class Churn:
                 strangers += [f"{each} at {name}" for each in old - {name} if ids[each] not in listed]
             if name in self.names[: self._plan.stay]:
                 process = psutil.Process(daemon.child.pid)
+                status = self._ask(daemon, "/status")
                 used[name] = {
-                    "tasks": float(self._ask(daemon, "/status")["tasks"]),
+                    PEERS: float(status["peers"]["connected"]),
+                    "tasks": float(status["tasks"]),
                     "descriptors": float(process.num_fds()),
                     "memory MB": process.memory_info().rss / 1e6,
                 }
@@ -277,7 +282,9 @@ def told_of_day(day: Day, plan: Plan) -> tuple[list[str], bool]:
 
 def told_of_daemons(seen: Seen, plan: Plan) -> tuple[list[str], bool]:
     """Return the lines about the daemons, and whether they failed."""
-    found = {name: slope(series) for name, series in seen.samples.items()}
+    # Each neighbour is a descriptor and some tasks: that there are more of them now is no leak.
+    peers = seen.samples[PEERS]
+    found = {name: slope(without(seen.samples[name], peers)) for name in BOUNDS}
     lines = [
         f"{seen.seconds / 60:.1f} minutes in {seen.runs} runs, {plan.nodes} daemons, {plan.stay} of them stay,"
         f" events: {dict(sorted(seen.events.items()))}",

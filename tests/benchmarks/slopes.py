@@ -55,6 +55,26 @@ def slope(series: Mapping[str, Series], *, blocks: int = BLOCKS) -> Slope:
     return Slope(value=value, low=value - margin, high=value + margin)
 
 
+def without(series: Mapping[str, Series], cause: Mapping[str, Series]) -> dict[str, list[tuple[float, float]]]:
+    """Return the series less what goes up and down with a cause that was read at the same moments."""
+    pairs: list[tuple[float, float]] = []
+    middles: dict[str, float] = {}
+    for name, samples in series.items():
+        causes = [value for _, value in cause[name]]
+        middles[name] = fmean(causes)
+        height = fmean(value for _, value in samples)
+        pairs += [(each - middles[name], value - height) for each, (_, value) in zip(causes, samples, strict=True)]
+    spread = sum(each * each for each, _ in pairs)
+    weight = sum(each * value for each, value in pairs) / spread if spread else 0.0
+    return {
+        name: [
+            (at, value - weight * (each - middles[name]))
+            for (at, value), (_, each) in zip(samples, cause[name], strict=True)
+        ]
+        for name, samples in series.items()
+    }
+
+
 def _blocks(samples: Series, blocks: int) -> list[tuple[float, float]]:
     size = max(1, len(samples) // blocks)
     cut = [samples[at : at + size] for at in range(0, len(samples) - size + 1, size)]
