@@ -56,16 +56,21 @@ def slope(series: Mapping[str, Series], *, blocks: int = BLOCKS) -> Slope:
 
 
 def without(series: Mapping[str, Series], cause: Mapping[str, Series]) -> dict[str, list[tuple[float, float]]]:
-    """Return the series less what goes up and down with a cause that was read at the same moments."""
-    pairs: list[tuple[float, float]] = []
+    """Return the series less what goes up and down with a cause that was read at the same moments.
+
+    How much that is, is found beside the growth with time, so that a cause that grows too takes none of it.
+    """
+    rows: list[tuple[float, float, float]] = []  # time, cause, value: each about the middle of its series
     middles: dict[str, float] = {}
     for name, samples in series.items():
-        causes = [value for _, value in cause[name]]
+        times, causes = [at for at, _ in samples], [value for _, value in cause[name]]
+        heights = [value for _, value in samples]
         middles[name] = fmean(causes)
-        height = fmean(value for _, value in samples)
-        pairs += [(each - middles[name], value - height) for each, (_, value) in zip(causes, samples, strict=True)]
-    spread = sum(each * each for each, _ in pairs)
-    weight = sum(each * value for each, value in pairs) / spread if spread else 0.0
+        rows += zip(*([each - fmean(column) for each in column] for column in (times, causes, heights)), strict=True)
+    tt, cc = sum(t * t for t, _, _ in rows), sum(c * c for _, c, _ in rows)
+    tc, tv, cv = sum(t * c for t, c, _ in rows), sum(t * v for t, _, v in rows), sum(c * v for _, c, v in rows)
+    left = tt * cc - tc * tc
+    weight = (tt * cv - tc * tv) / left if left else 0.0
     return {
         name: [
             (at, value - weight * (each - middles[name]))
