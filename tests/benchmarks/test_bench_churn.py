@@ -39,11 +39,10 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 def test_what_follows_a_known_cause_is_no_growth() -> None:
     luck = random.Random(1)  # noqa: S311 -- figures
     cause = [(HOUR * number / 360, float(luck.randrange(8, 12))) for number in range(361)]
-    leak = [(at, 100.0 + 7.0 * peers + 3.0 * at / HOUR) for at, peers in cause]
+    leak = [(at, 100.0 + 7.0 * peers + 3.0 * at / HOUR + luck.gauss(0, 0.5)) for at, peers in cause]
     raw, found = slope({"a": leak}), slope(without({"a": leak}, {"a": cause}))
     assert found.low < 3.0 < found.high
     assert found.high - found.low < (raw.high - raw.low) / 3
-    assert found.value == pytest.approx(3.0, abs=0.3)
 
 
 def test_of_too_little_nothing_is_said() -> None:
