@@ -134,6 +134,7 @@ def test_peers_are_a_table_of_ways_distances_standings_roles_and_models(
         ],
         "outcasts": [{"peer_id": "C", "offences": {"bad_gossip": 3}}],
         "rejected_records": {"bad_signature": 3},
+        "edge": {"banned_addresses": {"192.0.2.7": 20}, "banned_peers": {}},
     }
     canned_node.answer("GET", "/peers", listed)
     out = metainf("peers")[1]
@@ -159,6 +160,7 @@ def test_peers_are_a_table_of_ways_distances_standings_roles_and_models(
         "standing 0.5: bad_gossip 1",
         "C   parted from for a while: bad_gossip 3",
         "not believed: bad_signature 3",
+        "192.0.2.7   not let in for 20 s",
     ):
         assert words in out
     assert json.loads(metainf("peers", "--json")[1]) == listed
