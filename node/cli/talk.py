@@ -128,9 +128,9 @@ def peers(ids: bool, data_dir: Path | None, as_json: bool) -> None:
         click.echo(line)
     for outcast in answer.get("outcasts", ()):
         click.echo(f"{outcast['peer_id']}   parted from for a while: {peer_words.counted(outcast['offences'])}")
-    for kind in ("banned_addresses", "banned_peers"):
-        for who, seconds in answer.get("edge", {}).get(kind, {}).items():
-            click.echo(f"{who}   not let in for {seconds} s: what it began failed again and again")
+    edge = answer.get("edge", {})
+    for who, seconds in (*edge.get("banned_addresses", {}).items(), *edge.get("banned_peers", {}).items()):
+        click.echo(f"{who}   not let in for {seconds} s: what it began failed again and again")
     if answer.get("rejected_records"):
         click.echo(f"records not believed: {peer_words.counted(answer['rejected_records'])}")
 
