@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.contracts.test_streams import a_peer
-from tests.e2e import namespaces
+from tests.e2e import namespaces, routers
 from tests.e2e.bootstraps import dead_port, hanging
 from tests.e2e.children import eventually
 from tests.e2e.daemon import CHECKOUT, Daemon, environment, running_node
@@ -128,6 +128,50 @@ def test_a_node_that_hangs(tmp_path: Path) -> None:
             node.signal(signal.SIGCONT)
         assert named["verdict"] == "failure"
         assert f"pid {node.child.pid}) and does not answer" in named["finding"]
+
+
+def test_inbound_blocked(tmp_path: Path) -> None:
+    """A firewall of the kernel's that lets nothing in but answers: whoever dials the node is not heard."""
+    reason = namespaces.why_not() or routers.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    rules = """
+        table inet wall {
+          chain in {
+            type filter hook input priority 0; policy drop;
+            iif lo accept; ct state established,related accept;
+          }
+        }
+    """
+    with namespaces.two_halves(3, 1) as network, ExitStack() as running:
+        (walled,) = network.west
+        command = [*walled.wrapper, "nft", "-f", "-"]
+        subprocess.run(command, input=rules, text=True, timeout=10, check=True)
+        friends = [
+            running.enter_context(
+                running_node(
+                    tmp_path,
+                    *("--bootstrap-only", "--listen", f"{place.ip}:47470"),
+                    name=f"friend{number}",
+                    wrapper=place.wrapper,
+                )
+            )
+            for number, place in enumerate(network.east)
+        ]
+        joins = [word for friend in friends for word in ("--join", friend.address)]
+        options = ("--no-engine", "--listen", f"{walled.ip}:47470", *joins)
+        node = running.enter_context(running_node(tmp_path, *options, name="walled", wrapper=walled.wrapper))
+
+        def told() -> bool:
+            return len(node.status()["reachability"]["not_seen_from"]) == len(friends)
+
+        eventually(told, within=3 * SEEN_S, what="what three peers saw", children=[node.child])
+        (named,) = doctor(node.data, wrapper=walled.wrapper)["reach"]
+        assert "inbound TCP is blocked: 3 peers dialled this node, none came through" in named["finding"]
+        assert "UDP is not needed" in named["finding"]
+        assert "forward the port" in named["remedy"]
+        (open_one,) = doctor(friends[0].data, wrapper=network.east[0].wrapper)["reach"]
+        assert open_one["verdict"] == "ok"
 
 
 def test_no_route(tmp_path: Path) -> None:
