@@ -141,6 +141,8 @@ class Tcp(ITransport):
         opened = False
         try:
             socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
+            # When it has ended, it must not keep a node that starts again from its port for a minute.
+            socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
             await socket.bind(("::" if kind == trio.socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104 -- to dial from
             await socket.connect((address.host, address.port))
             opened = True
