@@ -17,10 +17,11 @@ from prometheus_client import CollectorRegistry
 
 from node.adapters.http_server.server import TcpBind, UnixBind
 from node.answering import Answering
-from node.company import Company, Home
+from node.company import Company
 from node.core.admission import Admission
 from node.core.engine_state import EngineSnapshot, EngineState
 from node.hands import Hands, Reports, open_hands
+from node.home import Home
 from node.http.account import AccountMetrics
 from node.http.app import http_app
 from node.http.asgi import App
@@ -181,6 +182,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
             "peer_id": peer_id,
             "name": policies.name,
             "swarm": str(policies.swarm.swarm) if policies.swarm is not None else None,
+            "private_swarm": company.circle.facts() if company is not None else None,
             "version": policies.version,
             "uptime_s": round(trio.current_time() - started, 3),
             "loop_lag_ms": lag.facts(),
@@ -214,6 +216,7 @@ async def run(hands: Hands, policies: Policies, *, wish: StopWish, tell: Tell, l
         owner=owning,
         accounts=answering.accounts,
         account=None if company is None else company.reckoning.account.page,
+        circle=None if company is None else company.circle,
     )
     api = application(KeyRing(policies.keys), policies.http)
     ending = trio.Event()

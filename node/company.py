@@ -3,8 +3,8 @@
 The part of the composition that a node by itself does without. Decides nothing: who is told of what, and no more.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -13,30 +13,28 @@ import trio
 from node.answering import among_peers
 from node.core.engine_state import EngineState
 from node.core.own_addresses import own_addresses
-from node.core.own_records import Setting
 from node.core.peerbook import Peerbook
 from node.core.self_advert import Description, OwnAdverts, our_hello
 from node.core.standings import Standings
-from node.core.strategy import Strategy
 from node.describing import describe
 from node.errors import NodeError
 from node.finding import Finding
 from node.foretelling import Foretelling
 from node.hands import SwarmHands
 from node.history import doubt_of
+from node.home import Home
 from node.http.history_metrics import EXCHANGED
 from node.peer_facts import edge_facts, peer_facts
 from node.policies import Policies, SwarmPolicies
+from node.private_swarm import Circle
 from node.reaching import reaching_of
-from node.reckoning import OwnEngine, Reckoning
-from node.record_ports import History
+from node.reckoning import Reckoning
 from node.services.announce import Announcer
 from node.services.ask import SwarmReplica
 from node.services.discover import TARGET, Discovery
 from node.services.greet import Greeter
 from node.services.part import Parter
 from node.services.replicate import Replication, Us
-from node.services.serve import LocalReplica
 from node.services.serve_peers import PeerServer
 from node.services.take_turns import Turns
 from node.services.watch_drift import DriftWatch
@@ -49,26 +47,9 @@ from protocol.performance import PERFORMANCE
 
 log = structlog.get_logger(__name__)
 
-Tell = Callable[[str, Mapping[str, Any]], None]
 DIGEST = 60.0  # s for reading a model's configuration and index
 FAULTLESS = 0.75  # standing: the last offence was 40 minutes ago
 LAST_FRAMES = 2.0  # s for the ends of answers to be sent, once the engine has given them
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Home:
-    """What a node has without any company."""
-
-    me: PeerId
-    engine: OwnEngine
-    replica: LocalReplica
-    history: History
-    wall: Callable[[], int]  # microseconds since 1970
-    setting: Callable[[], Awaitable[Setting | None]] | None  # what the engine serves, and on what
-    luck: Callable[[], float]
-    tell: Tell
-    offence: Callable[[str], None]
-    strategy: Callable[[], Strategy]  # that the engine works under, levers included
 
 
 class Company:
@@ -77,6 +58,8 @@ class Company:
     def __init__(self, hands: SwarmHands, policies: Policies, among: SwarmPolicies, home: Home) -> None:
         self._hands = hands
         self._policies = policies
+        self.circle = Circle(hands.private, hands.network, me=home.me, wall=home.wall)
+        among = replace(among, access=self.circle.access(among.access))
         self._among = among
         self._home = home
         self.addresses = own_addresses(
@@ -110,6 +93,9 @@ class Company:
         self.turns = self._make_turns()
         self._discovery = self._make_discovery()
         self._greeter = self._make_greeter()
+        self.circle.connect(
+            book=self.book, addresses=self._addresses, met=self._greeter.met, apply=self._discovery.apply
+        )
         self.reckoning = Reckoning(home, hands, policies, among, book=self.book, standings=self._standings)
         self.replica = self._make_replica()
         self._server = PeerServer(
@@ -143,6 +129,7 @@ class Company:
             nursery.start_soon(self._follow_engine)
             nursery.start_soon(self._parter.run)
             nursery.start_soon(self.reaching.run)
+            nursery.start_soon(self.circle.run)
 
     async def leave(self) -> None:
         """Tell the others that this node is going; takes two seconds at most. What runs goes on."""
@@ -228,12 +215,12 @@ class Company:
     # -- what the services are built of
 
     def _make_announcer(self) -> Announcer:
-        hands, among = self._hands, self._among
+        hands = self._hands
         return Announcer(
             hands.gossip,
             hands.directory,
             book=self.book,
-            own=OwnAdverts(me=self._home.me, swarm=among.swarm, epoch=hands.epoch, version=self._policies.version),
+            own=OwnAdverts(**self._named(), certificate=self.circle.certificate),
             key=hands.key,
             describe=self._describe,
             wall=self._home.wall,
@@ -268,14 +255,15 @@ class Company:
             look_again=self._look_again,
             newcomer=self._announcer.newcomer,
             tell=self._home.tell,
+            belongs=self.circle.belongs,
         )
 
     def _make_greeter(self) -> Greeter:
-        hands, among = self._hands, self._among
+        hands = self._hands
         return Greeter(
             hands.network,
             hands.network,
-            ours=our_hello(me=self._home.me, swarm=among.swarm, epoch=hands.epoch, version=self._policies.version),
+            ours=our_hello(**self._named(), certificate=self.circle.certificate),
             book=self.book,
             addresses=self._addresses,
             wall=self._home.wall,
@@ -285,6 +273,11 @@ class Company:
             complain=hands.network.complain,
             parted=self.finding.parted,
         )
+
+    def _named(self) -> dict[str, Any]:
+        """Return what every word of this run names."""
+        swarm, version = self._among.swarm, self._policies.version
+        return {"me": self._home.me, "swarm": swarm, "epoch": self._hands.epoch, "version": version}
 
     def _make_replica(self) -> SwarmReplica:
         hands, home = self._hands, self._home
@@ -340,6 +333,7 @@ class Company:
         self._discovery.greeted(peer)
         self._announcer.met(peer)
         self.replication.greeted(peer)
+        self.circle.met(peer)
 
     def _welcome(self, peer: PeerId) -> bool:
         return self._greeter.settled(peer) is not None and not self._parter.outcast(peer)
@@ -347,6 +341,8 @@ class Company:
     def _judge(self, settled: Settled) -> Part | None:
         """Part from outcasts, and from those whom the operator excludes by name: neither served nor asked."""
         access = self._among.access
+        if (part := self.circle.judge(settled)) is not None:
+            return part
         if self._parter.outcast(settled.peer):
             return Part(code=PartCode.NOT_WELCOME.value, message="This node was brought what no honest node brings.")
         if settled.peer in access.serve.but and settled.peer in access.ask.but:

@@ -87,6 +87,10 @@ class Unreachable(NodeError):
         self.why = why
 
 
+class OtherSwarm(Unreachable):
+    """Somebody answers, and most likely belongs to another swarm (WRONG_SWARM), or has another key (WRONG_KEY)."""
+
+
 class NotSpoken(Unreachable):
     """The peer is there, and does not speak the protocol."""
 

@@ -3,6 +3,7 @@
 A part of the composition (`company`). Decides nothing: who is told of what, and no more.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import trio
 from node.core.addressbook import AddressBook, Source
 from node.core.bootstraps import Bootstraps, told
 from node.core.clocks import PeerClocks
-from node.errors import Unreachable, WhyNot
+from node.errors import OtherSwarm, Unreachable, WhyNot
 from node.hands import SwarmHands
 from node.policies import SwarmPolicies
 from node.remembering import keep_remembered
@@ -23,6 +24,8 @@ from protocol.hello import Settled
 from protocol.ids import PeerId
 
 log = structlog.get_logger(__name__)
+
+OTHERS = 64  # addresses at which another swarm answers, remembered so as to tell
 
 
 class Finding:
@@ -46,7 +49,7 @@ class Finding:
             wanted: whom to be connected with, as `Joining` wants it.
             met: who is connected and has greeted.
             wall: microseconds since 1970.
-            tell: gets the event `alone`.
+            tell: gets the events `alone` and `other_swarm`.
         """
         self._hands = hands
         self._among = among
@@ -56,7 +59,10 @@ class Finding:
         self._alone = False
         self.addresses = AddressBook(me, nearest=among.nearest)
         self._clocks = PeerClocks()
-        self._bootstraps = Bootstraps(me, among.join, among.join_names)
+        private = hands.private
+        self._join = among.join if private is None else (*among.join, *private.membership.addresses)
+        self._bootstraps = Bootstraps(me, self._join, among.join_names)
+        self._others: OrderedDict[Address, str] = OrderedDict()
         self.joining = Joining(
             hands.network,
             self.addresses,
@@ -76,7 +82,7 @@ class Finding:
     async def run(self) -> None:
         """Look for company and keep it; return never."""
         self.addresses.learn(self._hands.remembered, Source.REMEMBERED)
-        self.addresses.learn(self._among.join, Source.CONFIGURED)
+        self.addresses.learn(self._join, Source.CONFIGURED)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.joining.run)
             nursery.start_soon(self._resolving.run)
@@ -84,8 +90,12 @@ class Finding:
             nursery.start_soon(self._look_around)
 
     def facts(self) -> dict[str, Any]:
-        """Return the blocks `alone`, `bootstraps`, `remembered` and `clock` of `status --json`."""
+        """Return the blocks `alone`, `bootstraps`, `other_swarms`, `remembered` and `clock` of `status --json`."""
         return {
+            "other_swarms": {
+                "dialled": {str(address): words for address, words in self._others.items()},
+                "strangers": self._hands.network.strangers(),
+            },
             "alone": self._alone,
             "bootstraps": self._bootstraps.facts(self._met(), trio.current_time()),
             "remembered": len(self._hands.remembered),
@@ -108,7 +118,20 @@ class Finding:
 
     def _ended(self, address: Address, error: Unreachable | None) -> None:
         why, words = (None, "") if error is None else (error.why, error.message)
+        if isinstance(error, OtherSwarm):
+            self._note_other(address, error)
+        elif error is None:
+            self._others.pop(address, None)
         self._bootstraps.ended(address, why, words, trio.current_time())
+
+    def _note_other(self, address: Address, error: OtherSwarm) -> None:
+        """Tell once that another swarm seems to answer at an address: it will be dialled again and again."""
+        if address not in self._others:
+            log.warning("join.other_swarm", address=str(address), likely_cause=error.message, remedy=error.remedy)
+            self._tell("other_swarm", {"address": str(address), "likely_cause": error.message})
+        self._others[address] = error.message
+        if len(self._others) > OTHERS:
+            self._others.popitem(last=False)
 
     def _drift_us(self) -> int:
         """Return the wall clock less the loop's: it changes when somebody sets the clock."""

@@ -45,9 +45,11 @@ from node.http.asgi import App
 from node.learner_hands import learner_hands
 from node.learner_ports import LearnerHands
 from node.machine_profile import hardware_now, kept_capabilities
+from node.membership_ports import Doors
 from node.places import Places
 from node.policies import Policies, SwarmPolicies
 from node.ports import Directory, Endpoint, EngineLauncher, Gossip, Streams, Swarm, Upstream
+from node.private_hands import PrivateHands, private_hands
 from node.record_ports import OwnHistory, Told
 from node.relay_ports import Ways
 from node.services.keep_account import Store as AccountStore
@@ -97,7 +99,7 @@ class Listen(Protocol):
         ...
 
 
-class Network(Swarm, Streams, Door, Protocol):
+class Network(Swarm, Streams, Door, Doors, Protocol):
     """Connections and conversations with peers, and who is let in."""
 
 
@@ -117,6 +119,7 @@ class SwarmHands:
         weigh: has gossip weigh its neighbours by what is told of their conduct: 1 for the best, near 0 for the worst.
         text_records: returns the TXT records of a name, or raises `Unreachable`.
         ways: what is known of how peers are reached; None where relays are not known of.
+        private: what makes this node one of a private swarm; None: the swarm is public.
     """
 
     network: Network
@@ -133,6 +136,7 @@ class SwarmHands:
     weigh: Callable[[Callable[[PeerId], float]], None] | None = None
     text_records: Callable[[str], Awaitable[Sequence[str]]] = text_records
     ways: Ways | None = None
+    private: PrivateHands | None = None
 
 
 async def _keep_no_pause(_: Pause | None) -> None:
@@ -252,10 +256,15 @@ async def _open_swarm(
     from node.adapters.p2p.circuits import open_ways  # noqa: PLC0415
     from node.adapters.p2p.host import open_host  # noqa: PLC0415
     from node.adapters.p2p.limits import P2pLimits  # noqa: PLC0415
+    from node.adapters.p2p.private import SwarmKey  # noqa: PLC0415
     from node.adapters.p2p.routing import Namespace, open_directory, open_gossip  # noqa: PLC0415
 
     hush_libraries()
-    remembered = await trio.to_thread.run_sync(peer_file.load, where.peers_file)
+    private = await trio.to_thread.run_sync(private_hands, where, policies.swarm)
+    secret = None if private is None else private.membership.key
+    key = None if secret is None else SwarmKey(swarm=str(policies.swarm), key=secret)
+    peers_file = where.peers_file_of(policies.swarm)
+    remembered = await trio.to_thread.run_sync(peer_file.load, peers_file)
     rules = dht_rules(policies.swarm, wall_us)
     async with AsyncExitStack() as resources:
         await until_free(policies.listen)
@@ -270,6 +279,7 @@ async def _open_swarm(
                         inbound_per_subnet=max(policies.door.inbound_per_address, policies.door.inbound // 2),
                         trusted=policies.door.trusted,
                     ),
+                    private=key,
                 )
             )
         except Unavailable as error:
@@ -289,12 +299,14 @@ async def _open_swarm(
         if policies.lan:
             addresses = own_addresses(host.me, host.addresses(), local_addresses(), policies.announce)
             try:
-                nearby = await resources.enter_async_context(nodes_nearby(host.me, policies.swarm, addresses))
+                nearby = await resources.enter_async_context(
+                    nodes_nearby(host.me, policies.swarm, addresses, secret=secret)
+                )
             except Unavailable as error:
                 log.warning("lan.unavailable", reason=error.message)
 
         async def remember(addresses: Sequence[Address]) -> None:
-            await trio.to_thread.run_sync(peer_file.save, where.peers_file, addresses)
+            await trio.to_thread.run_sync(peer_file.save, peers_file, addresses)
 
         yield SwarmHands(
             network=host,
@@ -310,6 +322,7 @@ async def _open_swarm(
             account=AccountFile(where.data / ACCOUNT),
             weigh=gossip.weigh,
             ways=ways,
+            private=private,
         )
 
 

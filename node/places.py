@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.ids import SwarmId
+from protocol.ids import PUBLIC_SWARM, SwarmId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,23 @@ class Places:
     def epoch_file(self) -> Path:
         """When the last run began, so that a clock that was set back makes no run older than the one before."""
         return self.data / "epoch.json"
+
+    @property
+    def membership_file(self) -> Path:
+        """The private swarm that this node belongs to, its key and the node's certificate."""
+        return self.data / "swarm" / "membership.json"
+
+    def administrator_file(self, swarm: SwarmId) -> Path:
+        """Return the private key of a swarm that was created here."""
+        return self.data / "swarm" / f"{swarm}.administrator.pem"
+
+    def revocations_file(self, swarm: SwarmId) -> Path:
+        """Return the latest list of revocations of a private swarm."""
+        return self.data / "swarm" / f"{swarm}.revocations"
+
+    def peers_file_of(self, swarm: SwarmId) -> Path:
+        """Return the file of a swarm's peers: those of one are not dialled for another."""
+        return self.peers_file if swarm == PUBLIC_SWARM else self.data / f"peers-{swarm}.json"
 
     def history_file(self, swarm: SwarmId) -> Path:
         """Return the file of a swarm's performance records: this node's own, and everybody else's."""

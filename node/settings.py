@@ -254,13 +254,19 @@ SECRETS = frozenset({"engine.url_key"})
 
 
 def effective(
-    *, command_line: Mapping[str, object], environment: Mapping[str, str], file_text: str | None, file_name: str
+    *,
+    command_line: Mapping[str, object],
+    environment: Mapping[str, str],
+    file_text: str | None,
+    file_name: str,
+    joined: tuple[str, str] | None = None,
 ) -> Effective:
     """Merge the four sources.
 
     Args:
         command_line: dotted key to value; None means not given.
         file_text: contents of the configuration file; None where there is none.
+        joined: the private swarm that this node belongs to, and what says so: the default of `p2p.swarm`.
 
     Raises:
         ConfigError: what is wrong, where it stands, and the nearest right key.
@@ -279,7 +285,16 @@ def effective(
         if value is not None and value != ():
             _put(tree, key, value.split(",") if isinstance(value, str) and _is_list(key) else value)
             sources[key] = "command line"
-    return Effective(_convert(tree, where="command line", strict=False), sources)
+    if joined is not None and "p2p.swarm" not in sources:
+        _put(tree, "p2p.swarm", joined[0])
+        sources["p2p.swarm"] = joined[1]
+    settings = _convert(tree, where="command line", strict=False)
+    if joined is not None and settings.p2p.swarm != joined[0]:
+        raise ConfigError(
+            f"p2p.swarm is {settings.p2p.swarm!r} ({sources['p2p.swarm']}), but this node has joined {joined[0]!r}",
+            remedy="take that setting away, or leave the private swarm: metainf swarm leave",
+        )
+    return Effective(settings, sources)
 
 
 def parse_api_keys(raw: bytes, file_name: str) -> tuple[ApiKey, ...]:

@@ -18,7 +18,7 @@ from protocol.addresses import MULTIADDR, Address, parse_address, parse_circuit
 from protocol.hello import VERSIONS, Versions
 from protocol.ids import ContentDigest, InvalidId, ModelName
 from protocol.records import STAMP, Kind, Signed, Stamp
-from protocol.schema import Flag, Id, Int, Items, Nested, Opaque, Text, Unknown, no_unknown
+from protocol.schema import Blob, Flag, Id, Int, Items, Nested, Opaque, Text, Unknown, no_unknown
 from protocol.wire import Value
 
 _WORD: Final = Text(limits.WORD_CHARS, r"[A-Za-z0-9][A-Za-z0-9._+:/-]*")
@@ -117,6 +117,7 @@ class Advert:
             serve the same model keep theirs meanwhile.
         circuits: relayed addresses, for who cannot dial the others.
         price: what the owner asks for; `device_hour_micro` is in use, see docs/protocol/advert.md.
+        certificate: that the author belongs to its private swarm, sealed (`protocol.membership`).
     """
 
     stamp: Annotated[Stamp, STAMP]
@@ -133,6 +134,7 @@ class Advert:
     intends: Annotated[str | None, _WORD] = None
     circuits: Annotated[tuple[str, ...] | None, Items(MULTIADDR, limits.CIRCUITS)] = None
     price: Annotated[Mapping[str, Value] | None, Opaque()] = None
+    certificate: Annotated[bytes | None, Blob(1, limits.CERTIFICATE_BYTES)] = None
     limits: Annotated[ServeLimits | None, Nested(ServeLimits)] = None  # last: from here on the name is the field's
     unknown: Unknown = field(default_factory=no_unknown, hash=False)
 

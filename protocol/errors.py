@@ -41,6 +41,7 @@ class Reason(StrEnum):
     SIZE_MISMATCH = "size_mismatch"
     WRONG_SENDER = "wrong_sender"
     WRONG_KEY = "wrong_key"
+    NOT_A_MEMBER = "not_a_member"
 
 
 class Flaw(Exception):

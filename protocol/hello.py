@@ -18,7 +18,7 @@ from protocol.dialogue import Dialogue, Role, Script, Turn
 from protocol.errors import Reason, RemoteProtocolError
 from protocol.ids import Epoch, PeerId, SwarmId
 from protocol.messages import Vocabulary
-from protocol.schema import Id, Int, Items, Named, Text, Unknown, no_unknown
+from protocol.schema import Blob, Id, Int, Items, Named, Text, Unknown, no_unknown
 
 PROTOCOL_ID: Final = "/metainf/hello/1"
 
@@ -39,6 +39,7 @@ class Hello:
         time: the sender's clock, microseconds since 1970.
         versions: by name, each version spoken of a protocol or kind of record.
         features: what the sender can beyond its versions; only what both have counts.
+        certificate: that it belongs to its private swarm, sealed (`protocol.membership`); not looked into here.
     """
 
     swarm: Annotated[SwarmId, Id(str, SwarmId, str)]
@@ -48,6 +49,7 @@ class Hello:
     software: Annotated[str, _SOFTWARE]
     versions: Annotated[Versions, VERSIONS]
     features: Annotated[tuple[str, ...], Items(_FEATURE, limits.FEATURES)]
+    certificate: Annotated[bytes | None, Blob(1, limits.CERTIFICATE_BYTES)] = None
     unknown: Unknown = field(default_factory=no_unknown, hash=False)
 
 
@@ -67,6 +69,7 @@ class PartCode(StrEnum):
     NOTHING_IN_COMMON = "nothing_in_common"
     MYSELF = "myself"
     NOT_WELCOME = "not_welcome"
+    NOT_A_MEMBER = "not_a_member"
     FULL = "full"
     STOPPING = "stopping"
 
@@ -105,6 +108,7 @@ class Settled:
     Attributes:
         versions: of each protocol that both speak, the highest version of both.
         skew_us: how far the peer's clock is ahead of ours, as far as the way of the message lets it be known.
+        certificate: what the peer showed, unverified.
     """
 
     peer: PeerId
@@ -113,6 +117,7 @@ class Settled:
     versions: Mapping[str, int]
     features: frozenset[str]
     skew_us: int
+    certificate: bytes | None = None
 
     @property
     def clocks_agree(self) -> bool:
@@ -148,6 +153,7 @@ def settle(ours: Hello, theirs: Hello) -> Settled | Part:
         versions=versions,
         features=frozenset(ours.features) & frozenset(theirs.features),
         skew_us=theirs.time - ours.time,
+        certificate=theirs.certificate,
     )
 
 

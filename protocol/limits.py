@@ -165,6 +165,17 @@ HISTORY_WAIT_MAX_MS: Final = 600_000  # "come back later" beyond ten minutes is 
 AUTHOR_RECORDS: Final = 1024
 RETAINED_RECORDS: Final = 256 * KIB
 
+# -- private swarms
+
+SWARM_KEY_BYTES: Final = 32  # what Noise takes for a pre-shared key
+MEMBER_ROLES: Final = 8  # serve, ask, relay, observe are in use
+INVITATION_BYTES: Final = 640  # sealed: with the longest name of a swarm and every role some 450
+CERTIFICATE_BYTES: Final = KIB  # sealed: its own signature and an invitation's, and what they are of; some 800
+# Revoked at a time: as many as one record has room for. A swarm that parts from more is better founded anew.
+REVOKED: Final = 256
+TOKEN_ADDRESSES: Final = 8  # of nodes to join through: one that answers is enough
+TOKEN_BYTES: Final = 4 * KIB  # a token before it is spelt: key, signatures, and the addresses above
+
 # -- errors
 
 ERROR_DETAIL_CHARS: Final = 200  # of what a peer sent, in one line of log

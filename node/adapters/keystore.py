@@ -48,6 +48,29 @@ class Identity:
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
+def generate() -> Identity:
+    """Return a new key, kept nowhere yet."""
+    return Identity(Ed25519PrivateKey.generate())
+
+
+def from_seed(seed: bytes) -> Identity:
+    """Return the key of a 32-byte seed."""
+    return Identity(Ed25519PrivateKey.from_private_bytes(seed))
+
+
+def keep(file: Path, identity: Identity) -> None:
+    """Write a key to a new file that only its owner may read.
+
+    Raises:
+        Unavailable: the file system refused, or the file is there already.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.write_new(file, identity.to_pem())
+    except OSError as error:
+        raise Unavailable(f"cannot make {file}: {error.strerror or error}", remedy="check its folder") from error
+
+
 def load_or_create(file: Path) -> tuple[Identity, bool]:
     """Return the node's identity and whether it was made just now.
 

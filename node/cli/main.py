@@ -22,6 +22,7 @@ from node.cli.pausing import pause, resume
 from node.cli.profile import profile
 from node.cli.records import records
 from node.cli.strategy import strategy
+from node.cli.swarm import swarm
 from node.cli.talk import ask, models, peers, status
 from node.cli.up import up
 from node.errors import ExitCode, NodeError
@@ -44,6 +45,7 @@ def metainf() -> None:
       metainf records           what was measured, here and by others
       metainf learn             train, predict, explain and evaluate the choice of a strategy
       metainf strategy          which one the engine runs and why, and your word in it
+      metainf swarm             a private swarm: found it, invite, join, revoke
       metainf pause             the device is yours, until metainf resume
     """  # noqa: D301 -- click's mark for text that is not to be re-wrapped
 
@@ -72,6 +74,7 @@ for verb in (
     records,
     learn,
     strategy,
+    swarm,
     pause,
     resume,
 ):

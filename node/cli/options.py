@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from node.adapters import membership_file
 from node.errors import ConfigError
 from node.places import Places, places
 from node.settings import Effective, effective
@@ -55,7 +56,8 @@ def settings_of(where: Places, config_file: Path | None, command_line: Mapping[s
     """Read and merge the settings.
 
     Raises:
-        ConfigError: a named file that is not there, or anything wrong in it.
+        ConfigError: a named file that is not there, or anything wrong in it, or in the membership of a private swarm.
+        Unavailable: a file cannot be read.
     """
     file = config_file or where.config_file
     try:
@@ -66,4 +68,16 @@ def settings_of(where: Places, config_file: Path | None, command_line: Mapping[s
         text = None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}", remedy="check its permissions and encoding") from error
-    return effective(command_line=command_line or {}, environment=os.environ, file_text=text, file_name=str(file))
+    return effective(
+        command_line=command_line or {},
+        environment=os.environ,
+        file_text=text,
+        file_name=str(file),
+        joined=_joined(where),
+    )
+
+
+def _joined(where: Places) -> tuple[str, str] | None:
+    """Return the private swarm that this node belongs to, and the file that says so."""
+    membership = membership_file.load(where.membership_file)
+    return None if membership is None else (str(membership.swarm), str(where.membership_file))

@@ -39,12 +39,9 @@ class Narrator:
             self._say_peer(event, facts)
         elif event == "alone" and facts["alone"]:
             self._say_alone(facts)
-        elif event == "stopping":
+        elif (line := _plain(event, facts)) is not None:
             self._rest()
-            self._console.print(f"stopping ({facts['reason']}): what runs may finish; Ctrl-C again stops at once")
-        elif event == "stopped":
-            self._rest()
-            self._console.print("stopped")
+            self._console.print(line, markup=False)
 
     def _say_ready(self, facts: Mapping[str, Any]) -> None:
         assert self._console is not None  # noqa: S101 -- checked by the caller; narrows the type
@@ -102,3 +99,12 @@ class Narrator:
         if self._status is not None:
             self._status.stop()
             self._status = None
+
+
+def _plain(event: str, facts: Mapping[str, Any]) -> str | None:
+    """Return the line that is all of an event; None of others."""
+    if event == "other_swarm":
+        return f"swarm: {facts['address']}: {facts['likely_cause']}"
+    if event == "stopping":
+        return f"stopping ({facts['reason']}): what runs may finish; Ctrl-C again stops at once"
+    return "stopped" if event == "stopped" else None

@@ -53,7 +53,7 @@ def _tell_itself(facts: dict[str, Any]) -> None:
     for address in facts["addresses"]:
         click.echo(f"reached   {address}")
     click.echo(f"swarm     {facts['swarm'] or 'none'}: {peer_words.company(facts)}")
-    for line in peer_words.bootstraps(facts):
+    for line in (*_privacy(facts), *peer_words.bootstraps(facts)):
         click.echo(f"          | {line}")
 
 
@@ -65,6 +65,19 @@ def _tell_engine(engine: dict[str, Any]) -> None:
         click.echo(f"restarts  {engine['restarts']}")
     for line in engine["log_tail"]:
         click.echo(f"          | {line}")
+
+
+def _privacy(facts: dict[str, Any]) -> Iterator[str]:
+    """Say of a private swarm what its owner should know, and where another one answers."""
+    private = facts.get("private_swarm")
+    if private is not None:
+        words = f"no member: {private['trouble']}" if private["trouble"] else ", ".join(private["roles"])
+        yield f"private: {words}; {private['members']} members seen, {private['revoked']} revoked"
+    others = facts.get("other_swarms") or {}
+    for address, why in others.get("dialled", {}).items():
+        yield f"{address}: {why}"
+    if others.get("strangers"):
+        yield f"{others['strangers']} handshakes came with another swarm's key, or an old one"
 
 
 def _history(records: dict[str, Any]) -> str:

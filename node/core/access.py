@@ -5,7 +5,7 @@ prompts, which the peer that serves them can read. A no is polite and says why, 
 elsewhere and a person knows what to change.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from node.core.prompt import Requester, RequesterKind
@@ -78,15 +78,20 @@ class Access:
         ask: whose engines may see prompts that were asked here.
         each: how much a served peer may ask for.
         of: the same for some peers by name, instead of `each`.
+        may_be_served, may_serve: what peers' certificates allow them, in a private swarm; None: everything.
     """
 
     serve: PeerList = EVERYBODY
     ask: PeerList = EVERYBODY
     each: QuotaLimits = UNLIMITED
     of: Mapping[PeerId, QuotaLimits] = field(default_factory=dict[PeerId, QuotaLimits])
+    may_be_served: Callable[[PeerId], bool] | None = None
+    may_serve: Callable[[PeerId], bool] | None = None
 
     def refusal(self, peer: PeerId) -> Refusal | None:
         """Return why a peer's prompts are not taken; None where they are."""
+        if self.may_be_served is not None and not self.may_be_served(peer):
+            return NOT_ITS_ROLE
         if peer in self.serve:
             return None
         why = "nobody but its owner" if self.serve.empty else "only some peers, and you are none of them"
@@ -99,11 +104,19 @@ class Access:
 
     def may_ask(self, peer: PeerId) -> bool:
         """Tell whether a prompt asked here may go to a peer, which could read it."""
-        return peer in self.ask
+        return peer in self.ask and (self.may_serve is None or self.may_serve(peer))
 
     def quota_of(self, peer: PeerId) -> QuotaLimits:
         """Return how much a peer may ask for."""
         return self.of.get(peer, self.each)
+
+
+NOT_ITS_ROLE = Refusal(
+    status=403,
+    type="permission_denied",
+    code="not_its_role",
+    message="This swarm's members with the role `ask` are served, and you are none of them.",
+)
 
 
 def requester_of(peer: PeerId) -> Requester:

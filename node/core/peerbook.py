@@ -201,6 +201,11 @@ class Peerbook:
             self._remove(peer)
         return changes
 
+    def expel(self, peer: PeerId, now: float) -> tuple[Change, ...]:
+        """Forget a peer that does not belong here, and all that it said."""
+        changes = self.disconnected(peer, now)
+        return changes + (self._give_away(peer) if peer in self._entries else ())
+
     def set_aside(self, peer: PeerId, now: float) -> tuple[Change, ...]:
         """Note that a peer could not be reached: no candidate until it says something new or connects."""
         entry = self._entries.get(peer)

@@ -63,7 +63,7 @@ def software(version: str) -> str:
     return f"metainf/{version}"[: limits.SOFTWARE_CHARS]
 
 
-def our_hello(*, me: PeerId, swarm: SwarmId, epoch: Epoch, version: str) -> Hello:
+def our_hello(*, me: PeerId, swarm: SwarmId, epoch: Epoch, version: str, certificate: bytes | None = None) -> Hello:
     """Return the greeting of this run; whoever says it fills in the time."""
     return Hello(
         swarm=swarm,
@@ -73,6 +73,7 @@ def our_hello(*, me: PeerId, swarm: SwarmId, epoch: Epoch, version: str) -> Hell
         software=software(version),
         versions=SPOKEN,
         features=(),
+        certificate=certificate,
     )
 
 
@@ -90,8 +91,11 @@ def sayable(offer: ModelOffer) -> bool:
 class OwnAdverts:
     """The adverts of this run, each outranking the one before. Sign and say each in the order it was made."""
 
-    def __init__(self, *, me: PeerId, swarm: SwarmId, epoch: Epoch, version: str) -> None:
+    def __init__(
+        self, *, me: PeerId, swarm: SwarmId, epoch: Epoch, version: str, certificate: bytes | None = None
+    ) -> None:
         self.me: Final = me
+        self._certificate = certificate
         self.swarm: Final = swarm
         self._epoch = epoch
         self._software = software(version)
@@ -125,6 +129,7 @@ class OwnAdverts:
             intends=description.intends,
             price=description.price,
             circuits=tuple(map(str, description.circuits[: limits.CIRCUITS])) or None,
+            certificate=self._certificate,
         )
 
     def leave(self, *, now_us: int) -> Advert:
@@ -140,6 +145,7 @@ class OwnAdverts:
             software=self._software,
             versions=SPOKEN,
             leaving=True,
+            certificate=self._certificate,
         )
 
     def _time(self, now_us: int) -> int:

@@ -17,6 +17,7 @@ from node.http.account import account_routes
 from node.http.asgi import App
 from node.http.errors import envelope, invalid
 from node.http.intake import ClientGone, read_body
+from node.http.membership import CirclePower, membership_routes
 from node.http.routing import AccountBook, routing_routes
 from node.http.trials import Trials, TrialsPage
 from node.http.tuner import OwnerPower, TunerPower, tuner_routes
@@ -49,6 +50,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
     owner: OwnerPower | None = None,
     accounts: AccountBook | None = None,
     account: Callable[[], Mapping[str, Any]] | None = None,
+    circle: CirclePower | None = None,
 ) -> App:
     """Return the application of the control socket.
 
@@ -65,6 +67,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
         owner: pauses the engine and lets it go on; likewise.
         accounts: of the last decisions. None on a node by itself.
         account: the document of `metainf account --json`; likewise.
+        circle: who belongs to the swarm; likewise.
     """
 
     async def get_status(_: Request) -> JSONResponse:
@@ -92,6 +95,7 @@ def control_app(  # noqa: PLR0913 -- each is one power over the node
             *tuner_routes(tuner, owner),
             *routing_routes(accounts),
             *account_routes(account),
+            *membership_routes(circle),
         ],
         default=api,
     )

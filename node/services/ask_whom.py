@@ -303,7 +303,7 @@ class Whom:
         self.watch.want(each for each in peers if each != self.me)
 
     def _candidates(self, wanted: ModelName, now: float) -> tuple[Candidate, ...]:
-        if self.access.ask.everybody:
+        if self.access.ask.everybody and self.access.may_serve is None:
             return self._allowed(self.book.shortlist(wanted, now, self.luck))
         # A draw from all would seldom hit the few who are on the list.
         return self._allowed(self.book.candidates(wanted, now))[:SHORTLIST]

@@ -16,8 +16,9 @@ from node.core.addressbook import AddressBook
 from node.core.peerbook import GONE, Change, Peerbook, What
 from node.core.standings import Standings
 from node.ports import Directory, Gossip, Swarm
+from protocol.advert import Advert
 from protocol.dht import peer_key
-from protocol.errors import RemoteProtocolError
+from protocol.errors import Reason, RemoteProtocolError
 from protocol.gossip import Subject, Topic, Verdict, open_advert
 from protocol.ids import PeerId, SwarmId
 
@@ -51,6 +52,7 @@ class Discovery:
         newcomer: Callable[[PeerId], None],
         tell: Callable[[str, Mapping[str, Any]], None],
         target: int = TARGET,
+        belongs: Callable[[Advert], bool] = lambda _: True,
     ) -> None:
         """Prepare.
 
@@ -63,6 +65,7 @@ class Discovery:
             newcomer: gets each peer that is in the swarm now and was only heard of: we have not met it.
             tell: gets the events `peer_joined` and `peer_left`, with their facts.
             target: connections up to which more are wanted.
+            belongs: whether an advert's author is one of us; what others say is as good as unsaid.
         """
         self._swarm = swarm
         self._gossip = gossip
@@ -78,6 +81,7 @@ class Discovery:
         self._newcomer = newcomer
         self._tell = tell
         self._target = target
+        self._belongs = belongs
         self._told: set[PeerId] = set()  # of whom `peer_joined` was the last that was told
         self._drawn: tuple[PeerId, ...] = ()  # whom to dial, until `_redraw_at`
         self._redraw_at = float("-inf")
@@ -139,6 +143,9 @@ class Discovery:
             advert = open_advert(data, swarm=self._swarm_id, now_us=now_us)
         except RemoteProtocolError as error:
             self.refused[error.reason.value] += 1
+            return False
+        if not self._belongs(advert.body):
+            self.refused[Reason.NOT_A_MEMBER.value] += 1
             return False
         reaction = self._book.hear(advert, via=via, now=trio.current_time(), now_us=now_us)
         if reaction.changes:

@@ -7,7 +7,7 @@ peer is in the real adapter.
 
 import random
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -15,7 +15,7 @@ from math import inf
 import trio
 
 from node.edge_ports import Edge
-from node.errors import Broken, NotSpoken, Unreachable
+from node.errors import Broken, NotSpoken, OtherSwarm, Unreachable, WhyNot
 from node.ports import PeerStream, StreamHandler
 from protocol import limits
 from protocol.addresses import Address
@@ -165,13 +165,14 @@ class FakeNetwork:
         self._hosts = 0
 
     @asynccontextmanager
-    async def node(self, me: PeerId) -> AsyncIterator["FakeNode"]:
-        """Add a node to the network; leaving takes it out, with a word to its peers."""
+    async def node(self, me: PeerId, *, key: bytes | None = None) -> AsyncIterator["FakeNode"]:
+        """Add a node to the network; leaving takes it out, with a word to its peers. Unlike keys never connect."""
         self._hosts += 1
         async with trio.open_nursery() as nursery:
             node = FakeNode(
                 self, me, f"10.{self._hosts >> 16 & 255}.{self._hosts >> 8 & 255}.{self._hosts & 255}", nursery
             )
+            node.key = key
             self._nodes[me] = node
             try:
                 yield node
@@ -236,6 +237,8 @@ class FakeNode:
     streams: defaultdict[PeerId, list[FakeStream]] = field(default_factory=lambda: defaultdict(list))
     failures: list[Exception] = field(default_factory=list)  # what handlers raised
     complaints: list[tuple[PeerId, str]] = field(default_factory=list)
+    key: bytes | None = None  # of its private swarm
+    refused: int = 0  # who dialled it with another key
 
     def __post_init__(self) -> None:
         self.address = Address("ip4", self.host, PORT, self.me)
@@ -287,6 +290,9 @@ class FakeNode:
             await trio.sleep(self.network.weather.dial)
             raise Unreachable("no address of this peer answers")
         await trio.sleep(4 * self.network.weather.latency)  # TCP, then Noise
+        if there.key != self.key:
+            there.refused += 1
+            raise OtherSwarm("another swarm answers there", why=WhyNot.WRONG_KEY)
         if there.me != peer or self.network.find(peer) is not there:
             raise Unreachable("somebody else answers there, or nobody any more")
         if peer not in self.links:
@@ -302,6 +308,12 @@ class FakeNode:
         self.unlink(peer, 0.0, "this node closed the connection")
         if there is not None:
             there.unlink(self.me, self.network.weather.latency, "the connection was closed")
+
+    def admit(self, met: Callable[[PeerId], Awaitable[bool]]) -> None:
+        """Gossip here is the air's, which asks nobody whether he was met: what must not be heard is judged."""
+
+    def strangers(self) -> int:
+        return self.refused
 
     def round_trip(self, peer: PeerId) -> float | None:
         return 2 * self.network.weather.latency if peer in self.links else None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from protocol import dialogue, hello, history, load, reach
+from protocol import dialogue, hello, history, load, membership, reach
 from protocol.dialogue import Script
 from protocol.inference import SENDER, TABLE, Move, Role, State
 
@@ -71,6 +71,7 @@ PARTS: Final[Mapping[str, Mapping[str, Part]]] = {
     "load.md": {"table": lambda: dialogue_table(load.SCRIPT)},
     "reach.md": {"table": lambda: dialogue_table(reach.SCRIPT)},
     "history.md": {"table": lambda: dialogue_table(history.SCRIPT)},
+    "membership.md": {"table": lambda: dialogue_table(membership.SCRIPT)},
 }
 
 

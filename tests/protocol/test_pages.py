@@ -15,7 +15,7 @@ from tests.vectors.make import HERE
 ALL = {page.name: page.read_text() for page in sorted(PAGES.glob("*.md"))}
 OURS = [
     "README.md", "advert.md", "dht.md", "framing.md", "gossip.md", "hello.md", "history.md", "ids.md", "inference.md",
-    "load.md", "performance.md", "reach.md", "records.md", "wire.md",
+    "load.md", "membership.md", "performance.md", "reach.md", "records.md", "wire.md",
 ]  # fmt: skip
 NOT_ON_THE_WIRE = {"KIB", "MIB", "SECOND_US", "DAY_US"}  # units that the other limits are written in
 
@@ -52,7 +52,7 @@ def test_the_page_names_each_message_with_its_fields(kind: str) -> None:
 def test_each_example_in_bytes_is_a_golden_vector() -> None:
     vectors = "".join(
         (HERE / f"{name}.json").read_text()
-        for name in ("wire", "records", "inference", "hello", "history", "load", "reach")
+        for name in ("wire", "records", "inference", "hello", "history", "load", "membership", "reach")
     )
     known = set(re.findall(r'"([0-9a-f]+)"', vectors))
     blocks = [block for page in OURS for block in re.findall(r"```hex\n(.*?)```", ALL[page], re.DOTALL)]

@@ -18,6 +18,7 @@ from node.core.spending import SpendLimits
 from node.hands import SwarmHands, dht_rules
 from node.history import doubt_of
 from node.policies import RoutingPolicy, SwarmPolicies
+from node.private_hands import PrivateHands
 from node.services.serve_peers import PeerLimits
 from node.tuner_hands import TunerTools
 from protocol.addresses import Address, Reach
@@ -67,6 +68,7 @@ class SimSwarm:
         price: float | None = None,
         spend: SpendLimits | None = None,
         account: FakeAccountStore | None = None,
+        private: PrivateHands | None = None,
     ) -> SimNode:
         """Start a node; returns once its API answers. A name that was used before is the same identity again.
 
@@ -75,11 +77,12 @@ class SimSwarm:
             setting: what its engine's records tell of model and machine; None: its traffic is not recorded.
             tuner: what it tunes its engine with; None: it does not.
             price: that it asks for an hour of its machine. spend: what it may owe. account: where that is kept.
+            private: what makes it a member of a private swarm, which is then its swarm.
         """
         key = Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"\0"))
         public_key = key.public_key().public_bytes_raw()
         policies = SwarmPolicies(
-            swarm=swarm,
+            swarm=swarm if private is None else private.membership.swarm,
             listen=(),
             join=tuple(self._places[other].address for other in join),
             announce=(),
@@ -93,7 +96,9 @@ class SimSwarm:
         up = trio.Event()
 
         async def live() -> None:
-            async with self.network.node(PeerId.from_public_key(public_key)) as place:
+            async with self.network.node(
+                PeerId.from_public_key(public_key), key=None if private is None else private.membership.key
+            ) as place:
                 self._places[name] = place
                 hands = SwarmHands(
                     network=place,
@@ -106,6 +111,7 @@ class SimSwarm:
                     remembered=self._remembered.get(name, ()),
                     remember=lambda addresses: self._remember(name, addresses),
                     account=account,
+                    private=private,
                 )
                 seed = self.luck.randrange(1 << 30)
                 node = SimNode(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node.company import Company, Home
+from node.company import Company
 from node.core.access import Access
 from node.core.admission import Admission
 from node.core.cells import cell_of
@@ -17,6 +17,7 @@ from node.core.prompt import OWNER, Prompt
 from node.core.strategy import DEFAULT, Strategy
 from node.hands import SwarmHands, dht_rules
 from node.history import doubt_of
+from node.home import Home
 from node.policies import SwarmPolicies
 from node.services.serve import LocalReplica
 from node.services.serve_peers import PeerLimits

@@ -14,6 +14,7 @@ from tests.vectors import (
     cases_history,
     cases_ids,
     cases_inference,
+    cases_membership,
     cases_performance,
     cases_records,
     cases_swarm,
@@ -36,6 +37,7 @@ FILES: Final[dict[str, Callable[[], Json]]] = {
     "gossip.json": cases_swarm.gossip_vectors,
     "history.json": cases_history.history_vectors,
     "dht.json": cases_swarm.dht_vectors,
+    "membership.json": cases_membership.membership_vectors,
     "performance.json": cases_performance.performance_vectors,
 }
 

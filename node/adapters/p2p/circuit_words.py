@@ -1,6 +1,6 @@
 """What is said to a relay and by it, and between two who would rather meet directly: libp2p's messages as values.
 
-One of the eleven files that import libp2p, for its protobuf classes alone. Specifications: libp2p's circuit relay v2
+One of the twelve files that import libp2p, for its protobuf classes alone. Specifications: libp2p's circuit relay v2
 (`/libp2p/circuit/relay/0.2.0/hop` and `/stop`) and DCUtR (`/libp2p/dcutr`). A message is a varint, its length, and so
 many bytes of protobuf; both ends speak in turn, so that nothing follows a message before it is answered, but for the
 circuit's own bytes after the last.

@@ -1,6 +1,6 @@
 """Being called through a relay, and calling: connections that a third node carries, proven and sealed end to end.
 
-One of the eleven files that import libp2p. A circuit is a stream of the connection with the relay; on it the two ends
+One of the twelve files that import libp2p. A circuit is a stream of the connection with the relay; on it the two ends
 shake hands as on a socket, so the relay can neither read nor stand in for either, and all protocols run unchanged.
 Whoever is called lets in only what comes by a relay that it has reserved at.
 """

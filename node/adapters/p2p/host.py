@@ -1,6 +1,6 @@
 """The node's place in the swarm: one libp2p host, hardened, behind the ports `Swarm`, `Streams` and `Door`.
 
-One of the eleven files that import libp2p. TCP, Noise and yamux only. The identity is the node's own Ed25519 key, so
+One of the twelve files that import libp2p. TCP, Noise and yamux only. The identity is the node's own Ed25519 key, so
 the transport proves the same peer id that signs records.
 """
 
@@ -33,9 +33,10 @@ from node.adapters.p2p.frames import FrameStream
 from node.adapters.p2p.gate import Refusal
 from node.adapters.p2p.limits import DEFAULT_LIMITS, P2pLimits
 from node.adapters.p2p.muxer import HardenedYamux, MuxedNetStream
-from node.adapters.p2p.negotiate import BoundedAnswerer, BoundedAsker, BoundedTalk, YamuxOnly
+from node.adapters.p2p.negotiate import BoundedAnswerer, BoundedAsker, BoundedSecurityAsker, BoundedTalk, YamuxOnly
 from node.adapters.p2p.origin import Origin
 from node.adapters.p2p.pool import StreamPool
+from node.adapters.p2p.private import PRIVATE_NOISE, PrivateNoise, SwarmKey, WaitingHost
 from node.adapters.p2p.workarounds import NONE, Workaround, require_version
 from node.edge_ports import Edge
 from node.errors import Broken, NotSpoken, Unavailable, Unreachable
@@ -136,6 +137,21 @@ class P2pHost:
             banned_addresses={str(each.who): each.seconds for each in parties},
             banned_peers={str(each.who): each.seconds for each in peers},
         )
+
+    def admit(self, met: Callable[[PeerId], Awaitable[bool]]) -> None:
+        """See `node.membership_ports.Doors`."""
+        if not isinstance(self.foreign, WaitingHost):
+            return
+
+        async def met_by(identity: ID) -> bool:
+            peer = peer_of(identity)
+            return peer is not None and await met(peer)
+
+        self.foreign.met = met_by
+
+    def strangers(self) -> int:
+        """See `node.membership_ports.Doors`."""
+        return self.swarm.strangers
 
     def _note(self) -> None:
         self._moved.set()
@@ -296,6 +312,7 @@ async def open_host(
     *,
     limits: P2pLimits = DEFAULT_LIMITS,
     disabled: AbstractSet[Workaround] = NONE,
+    private: SwarmKey | None = None,
 ) -> AsyncIterator[P2pHost]:
     """Join the network under the identity of this Ed25519 seed; leaving says good-bye to every peer.
 
@@ -303,16 +320,21 @@ async def open_host(
         seed: 32 bytes, never logged.
         listen: IP addresses; port 0 takes any.
         disabled: work-arounds to do without. For tests alone.
+        private: the swarm that all connections are of; None: the public one.
 
     Raises:
         Unavailable: an address cannot be listened at.
     """
     require_version()
     keys = create_new_key_pair(seed)
-    security: dict[TProtocol, ISecureTransport] = {NOISE: NoiseTransport(keys, noise_key_pair().private_key)}
+    security: dict[TProtocol, ISecureTransport]
+    if private is None:
+        security = {NOISE: NoiseTransport(keys, noise_key_pair().private_key)}
+    else:
+        security = {PRIVATE_NOISE: PrivateNoise(keys, noise_key_pair().private_key, private=private)}
     if Workaround.NOISE_ONLY in disabled:
         security[PLAINTEXT_PROTOCOL_ID] = InsecureTransport(keys)
-    swarm, foreign = _build(keys, security, limits, disabled)
+    swarm, foreign = _build(keys, security, limits, disabled, private=private is not None)
     host = P2pHost(swarm, foreign, limits)
     refused: Address | None = None
     try:
@@ -339,18 +361,22 @@ def _build(
     security: dict[TProtocol, ISecureTransport],
     limits: P2pLimits,
     disabled: AbstractSet[Workaround],
+    *,
+    private: bool,
 ) -> tuple[HardenedSwarm, BasicHost]:
     upgrader = TransportUpgrader(security, {}, limits.negotiate_seconds)
     upgrader.muxer_multistream = YamuxOnly(limits, disabled)
     identity = ID.from_pubkey(keys.public_key)
-    swarm = HardenedSwarm(identity, upgrader, limits=limits, disabled=disabled)
+    swarm = HardenedSwarm(identity, upgrader, limits=limits, disabled=disabled, private=private)
     swarm.peerstore.add_key_pair(identity, keys)
     # No resource manager: its bounds are for everybody together, so that one stranger exhausts them. See `gate`.
-    foreign = BasicHost(swarm, negotiate_timeout=limits.negotiate_seconds, disable_identify_address_discovery=True)
+    kind = WaitingHost if private else BasicHost
+    foreign = kind(swarm, negotiate_timeout=limits.negotiate_seconds, disable_identify_address_discovery=True)
     if Workaround.BOUNDED_READS not in disabled:
         for each in (upgrader.security_multistream._selector, upgrader.muxer_multistream._selector, foreign):
             each.multiselect = BoundedAnswerer(each.multiselect.handlers)
             each.multiselect_client = BoundedAsker()
+        upgrader.security_multistream._selector.multiselect_client = BoundedSecurityAsker()
     return swarm, foreign
 
 

@@ -1,6 +1,6 @@
 """Yamux, hardened: connections that many conversations share, and the streams on them.
 
-One of the eleven files that import libp2p. The class of libp2p's streams is exchanged as they enter the connection's
+One of the twelve files that import libp2p. The class of libp2p's streams is exchanged as they enter the connection's
 table, and the table of their buffers bounds what each may hold: nothing of libp2p is patched for other connections.
 """
 

@@ -1,6 +1,6 @@
 """Agreement on a protocol with an end that is not known yet: no name is longer than a name may be.
 
-One of the eleven files that import libp2p, whose own negotiation reads as many bytes as a stranger announces.
+One of the twelve files that import libp2p, whose own negotiation reads as many bytes as a stranger announces.
 """
 
 from collections.abc import Sequence
@@ -92,6 +92,21 @@ class BoundedAsker(MultiselectClient):
     ) -> TProtocol:
         """As libp2p's."""
         return await super().select_one_of(protocols, _bounded(communicator), negotiate_timeout)
+
+
+class NotOffered(MultiselectClientError):
+    """The other end is there, and knows no security protocol of ours."""
+
+
+class BoundedSecurityAsker(BoundedAsker):
+    """Asks for a security protocol, and remembers that it was the other end who did not have it."""
+
+    async def try_select(self, communicator: IMultiselectCommunicator, protocol: TProtocol) -> TProtocol:
+        """Ask for one."""
+        try:
+            return await super().try_select(communicator, protocol)
+        except ProtocolNotSupportedError as error:
+            raise NotOffered(str(error)) from error
 
 
 def _bounded(communicator: IMultiselectCommunicator) -> BoundedTalk:

@@ -1,6 +1,6 @@
 """Meeting halfway: two nodes behind routers dial each other at the same moment, so that each router lets the other in.
 
-One of the eleven files that import libp2p. libp2p's DCUtR over TCP: who was called through the relay tells when, both
+One of the twelve files that import libp2p. libp2p's DCUtR over TCP: who was called through the relay tells when, both
 dial from the port that they listen at, and what comes of it is one connection (RFC 793's simultaneous open) whose roles
 were agreed on: who called speaks first. It works where routers keep port numbers; where they draw them, nothing is
 heard and the relay stays.

@@ -1,6 +1,6 @@
 """Lending circuits: this node takes calls for those who cannot be reached, and passes on what both ends say.
 
-One of the eleven files that import libp2p. What it passes on is sealed between the ends: it sees who calls whom,
+One of the twelve files that import libp2p. What it passes on is sealed between the ends: it sees who calls whom,
 how much and when, and nothing else. Who may have what is the ledger's to say (`lending`); here are the words, the
 deadlines, and turns: each circuit passes on one piece at a time, in the order in which they came, so that a large
 download delays a token by no more than a round of the others.

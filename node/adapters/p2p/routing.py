@@ -1,6 +1,6 @@
 """Gossip and the directory: libp2p's gossipsub 1.1 and Kademlia table behind the ports `Gossip` and `Directory`.
 
-One of the eleven files that import libp2p. Neither is relied on for completeness: gossip may lose messages, the table
+One of the twelve files that import libp2p. Neither is relied on for completeness: gossip may lose messages, the table
 may forget. What is published and stored is judged by rules that are given; this file knows no record.
 """
 

@@ -1,6 +1,6 @@
 """What gossip thinks of its neighbours, and what follows: whom it passes messages to, and takes them of.
 
-One of the eleven files that import libp2p. Every figure is for the worst alone: an honest neighbour that is late,
+One of the twelve files that import libp2p. Every figure is for the worst alone: an honest neighbour that is late,
 starts anew, or shares its address with a class room loses nothing but, at most, its place in a mesh that is full.
 """
 

@@ -1,6 +1,6 @@
 """TCP sockets to peers and from them, as libp2p's transport.
 
-One of the eleven files that import libp2p. Decides nothing: who may come in is the gate's to say, and whom to dial the
+One of the twelve files that import libp2p. Decides nothing: who may come in is the gate's to say, and whom to dial the
 dialer's.
 """
 
