@@ -38,6 +38,7 @@ SHUNNED_FOR: Final[Mapping[str, float]] = {
     PartCode.MYSELF: DAY,
     PartCode.NOTHING_IN_COMMON: DAY,
     PartCode.NOT_WELCOME: HOUR,
+    PartCode.NOT_A_MEMBER: 10 * MINUTE,  # it may be given a certificate any time, and comes by itself then
     PartCode.FULL: 3 * MINUTE,  # codes that are not known here count as this one
     PartCode.STOPPING: MINUTE / 2,
 }

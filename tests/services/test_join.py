@@ -4,6 +4,7 @@ import trio
 from trio.testing import MockClock
 
 from node.core.addressbook import AddressBook, Source
+from node.errors import OtherSwarm, Unreachable, WhyNot
 from node.services.join import Joining
 from protocol.addresses import Address
 from protocol.ids import PeerId
@@ -111,4 +112,30 @@ async def test_what_became_of_each_dial_is_told_and_who_greets_in_vain_is_no_com
         service.look_again()
         await trio.sleep(6)
         assert told == [True, False]
+        nursery.cancel_scope.cancel()
+
+
+async def test_that_another_swarm_answers_at_an_address_is_passed_on_each_time(autojump_clock: MockClock) -> None:
+    network = FakeNetwork(Weather(latency=0.05))
+    ends: list[Unreachable | None] = []
+    async with network.node(a_peer()) as me, network.node(a_peer(), key=b"k") as other, trio.open_nursery() as nursery:
+        book = AddressBook(me.me)
+        book.learn([other.address], Source.CONFIGURED)
+        service = Joining(
+            me,
+            book,
+            wanted=list,
+            luck=lambda: 0.5,
+            tell=lambda _: None,
+            ended=lambda _, error: ends.append(error),
+        )
+        nursery.start_soon(service.run)
+        await trio.sleep(600)  # many dials
+        assert other.strangers() == len(ends) > 2
+        assert all(isinstance(error, OtherSwarm) and error.why is WhyNot.WRONG_KEY for error in ends)
+        other.key = None
+        with trio.fail_after(600):
+            assert await me.changed(frozenset()) == {other.me}
+        await trio.sleep(1)
+        assert ends[-1] is None
         nursery.cancel_scope.cancel()

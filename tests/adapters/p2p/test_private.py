@@ -1,11 +1,15 @@
 """The handshake of private swarms on real sockets: who has another key learns nothing, and is told why."""
 
+import hmac
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 
 import pytest
 import trio
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from libp2p.peer.peerstore import PeerStoreError
 from noise.connection import Keypair, NoiseConnection
 
@@ -146,18 +150,76 @@ async def test_who_has_not_the_key_is_not_told_a_single_byte_by_the_node(first: 
             assert await says(friend, host)
 
 
-async def test_the_handshake_is_noise_xxpsk0_as_another_implementation_would_speak_it() -> None:
-    """Message 2 comes for the right key, and is what the pattern says: e, ee, s, es and a sealed payload."""
+class ByTheBook:
+    """An initiator of XXpsk0 as revision 34 of the specification describes it, up to the second message."""
+
+    def __init__(self, private: SwarmKey) -> None:
+        self.h = self.ck = sha256(b"Noise_XXpsk0_25519_ChaChaPoly_SHA256").digest()
+        self.mix_hash(b"metainf/swarm/1\0" + private.swarm.encode())
+        self.ephemeral = X25519PrivateKey.generate()
+        self.ck, temp_h, self.k = self.hkdf(private.key, 3)  # psk: MixKeyAndHash
+        self.mix_hash(temp_h)
+        self.n = 0
+
+    def mix_hash(self, data: bytes) -> None:
+        self.h = sha256(self.h + data).digest()
+
+    def hkdf(self, material: bytes, outputs: int) -> list[bytes]:
+        temp, out = hmac.digest(self.ck, material, "sha256"), [b""]
+        for number in range(1, outputs + 1):
+            out.append(hmac.digest(temp, out[-1] + bytes([number]), "sha256"))
+        return out[1:]
+
+    def mix_key(self, material: bytes) -> None:
+        self.ck, self.k = self.hkdf(material, 2)
+        self.n = 0
+
+    def nonce(self) -> bytes:
+        self.n += 1
+        return bytes(4) + (self.n - 1).to_bytes(8, "little")
+
+    def first(self) -> bytes:
+        public = self.ephemeral.public_key().public_bytes_raw()
+        self.mix_hash(public)
+        self.mix_key(public)  # e, where a psk is used
+        sealed = ChaCha20Poly1305(self.k).encrypt(self.nonce(), b"", self.h)
+        self.mix_hash(sealed)
+        return public + sealed
+
+    def opened(self, sealed: bytes) -> bytes:
+        plain = ChaCha20Poly1305(self.k).decrypt(self.nonce(), sealed, self.h)
+        self.mix_hash(sealed)
+        return plain
+
+    def second(self, message: bytes) -> tuple[bytes, bytes]:
+        """Return the responder's static key and its payload."""
+        theirs = message[:32]
+        self.mix_hash(theirs)
+        self.mix_key(theirs)
+        self.mix_key(self.ephemeral.exchange(X25519PublicKey.from_public_bytes(theirs)))  # ee
+        static = self.opened(message[32:80])
+        self.mix_key(self.ephemeral.exchange(X25519PublicKey.from_public_bytes(static)))  # es
+        return static, self.opened(message[80:])
+
+
+async def test_the_handshake_is_noise_xxpsk0_as_the_specification_has_it() -> None:
     async with a_member(RED) as host:
-        agreed = line("/multistream/1.0.0") + line(PRIVATE_NOISE)
-        first = first_message(RED.key, "red")
+        agreed, book = line("/multistream/1.0.0") + line(PRIVATE_NOISE), ByTheBook(RED)
+        first = book.first()
+        assert len(first) == 48
         async with await trio.open_tcp_stream("127.0.0.1", host.addresses()[0].port) as stream:
             await stream.send_all(agreed + len(first).to_bytes(2, "big") + first)
             said = b""
             with trio.fail_after(PATIENCE):
-                while len(said) < len(agreed) + 2 + 32 + 48 + 16:
+                while len(said) < len(agreed) + 2 or len(said) < len(agreed) + 2 + length(said[len(agreed) :]):
                     said += await stream.receive_some()
-        assert len(first) == 48  # a public key, and the tag of an empty payload
+        static, payload = book.second(said[len(agreed) + 2 :])
+        assert len(static) == 32
+        assert host.me.public_key() in payload  # libp2p's own payload: who it is, and its signature
+
+
+def length(framed: bytes) -> int:
+    return int.from_bytes(framed[:2], "big")
 
 
 async def test_nothing_of_libp2ps_own_is_said_before_the_greeting_and_all_of_it_after() -> None:
