@@ -38,6 +38,7 @@ from node.core.own_addresses import own_addresses
 from node.core.own_records import Setting
 from node.core.profile import Profile, hardware_summary
 from node.core.snapshot import Snapshot
+from node.directory_rules import dht_rules
 from node.edge_ports import Door
 from node.errors import Unavailable
 from node.history import begin_epoch, open_own_history
@@ -58,10 +59,8 @@ from node.telemetry import OffenceLog, hush_libraries
 from node.trial_hands import kept_setting, trial_hands
 from node.trial_ports import TrialHands
 from node.tuner_hands import TunerTools, tuner_tools
-from protocol import dht
 from protocol.addresses import Address
 from protocol.advert import Hardware
-from protocol.errors import RemoteProtocolError
 from protocol.gossip import Subject, Topic, message_id
 from protocol.ids import Epoch, PeerId, SwarmId
 from protocol.limits import SECOND_US
@@ -324,27 +323,6 @@ async def _open_swarm(
             ways=ways,
             private=private,
         )
-
-
-def dht_rules(
-    swarm: SwarmId, wall: Callable[[], int]
-) -> dict[str, tuple[Callable[[str, bytes], bool], Callable[[str, Sequence[bytes]], int]]]:
-    """Return, for each namespace of the directory, which values are valid and which of several counts."""
-
-    def valid(key: str, value: bytes) -> bool:
-        try:
-            dht.validate(key, value, swarm=swarm, now_us=wall())
-        except RemoteProtocolError:
-            return False
-        return True
-
-    def best(key: str, values: Sequence[bytes]) -> int:
-        try:
-            return dht.select(key, values, swarm=swarm, now_us=wall())
-        except RemoteProtocolError:
-            return 0  # all of them have just expired: whichever it is, nobody believes it
-
-    return {namespace.value: (valid, best) for namespace in dht.Namespace}
 
 
 def _trials(settings: Settings, policies: Policies, where: Places) -> TrialHands | None:

@@ -266,7 +266,7 @@ def effective(
     Args:
         command_line: dotted key to value; None means not given.
         file_text: contents of the configuration file; None where there is none.
-        joined: the private swarm that this node belongs to, and what says so: the default of `p2p.swarm`.
+        joined: the private swarm that this node belongs to, and what says so.
 
     Raises:
         ConfigError: what is wrong, where it stands, and the nearest right key.
@@ -286,14 +286,11 @@ def effective(
             _put(tree, key, value.split(",") if isinstance(value, str) and _is_list(key) else value)
             sources[key] = "command line"
     if joined is not None and "p2p.swarm" not in sources:
-        _put(tree, "p2p.swarm", joined[0])
-        sources["p2p.swarm"] = joined[1]
+        tree.setdefault("p2p", {})["swarm"], sources["p2p.swarm"] = joined
     settings = _convert(tree, where="command line", strict=False)
-    if joined is not None and settings.p2p.swarm != joined[0]:
-        raise ConfigError(
-            f"p2p.swarm is {settings.p2p.swarm!r} ({sources['p2p.swarm']}), but this node has joined {joined[0]!r}",
-            remedy="take that setting away, or leave the private swarm: metainf swarm leave",
-        )
+    if joined is not None and (swarm := settings.p2p.swarm) != joined[0]:
+        what = f"p2p.swarm is {swarm!r} ({sources['p2p.swarm']}), but this node has joined {joined[0]!r}"
+        raise ConfigError(what, remedy="take that setting away, or leave: metainf swarm leave")
     return Effective(settings, sources)
 
 

@@ -74,8 +74,10 @@ def _privacy(facts: dict[str, Any]) -> Iterator[str]:
         words = f"no member: {private['trouble']}" if private["trouble"] else ", ".join(private["roles"])
         yield f"private: {words}; {private['members']} members seen, {private['revoked']} revoked"
     others = facts.get("other_swarms") or {}
+    named = {row["address"] for row in facts.get("bootstraps", ())}  # these have lines of their own
     for address, why in others.get("dialled", {}).items():
-        yield f"{address}: {why}"
+        if address not in named:
+            yield f"{address}: {why}"
     if others.get("strangers"):
         yield f"{others['strangers']} handshakes came with another swarm's key, or an old one"
 

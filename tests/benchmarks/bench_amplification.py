@@ -31,8 +31,9 @@ with warnings.catch_warnings():  # libp2p 0.8.1 imports a part of websockets tha
     from libp2p.pubsub.pb import rpc_pb2
     from libp2p.utils import encode_varint_prefixed
 
-    from node.adapters.p2p.host import BoundedTalk, P2pHost
+    from node.adapters.p2p.host import P2pHost
     from node.adapters.p2p.muxer import HardenedYamux
+    from node.adapters.p2p.negotiate import BoundedTalk
     from node.adapters.p2p.tcp import TcpStream
     from tests.adapters.p2p.hostile import (
         EPOCH,

@@ -35,7 +35,7 @@ async def on_libp2p(keys: Keys) -> AsyncIterator[list[FakeNode]]:
             private = None if key is None else SwarmKey(swarm="team", key=key)
             here = [Address("ip4", "127.0.0.1", 0)]
             hosts.append(await stack.enter_async_context(open_host(os.urandom(32), here, private=private)))
-        yield hosts  # type: ignore[misc]
+        yield hosts
 
 
 Staging = Callable[[Keys], AbstractAsyncContextManager[list[FakeNode]]]

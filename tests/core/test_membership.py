@@ -129,7 +129,7 @@ def test_ones_own_certificate_is_held_to_the_same_rules() -> None:
     assert team.own(ME, NOW)[1] == REVOKED
 
 
-def signed_list(before: Signed[records.Stamped] | None, *names: str, now: int = NOW) -> Signed:  # type: ignore[type-arg]
+def signed_list(before: Signed[records.Stamped] | None, *names: str, now: int = NOW) -> Signed:
     peers = tuple(peer_of(key_of(name)) for name in names)
     return records.sign(REVOCATIONS, revoke(before, peers, membership=MEMBERSHIP, now_us=now), TEAM.admin)  # type: ignore[arg-type]
 

@@ -82,4 +82,4 @@ def test_any_text_is_a_token_or_told_why_not(text: str) -> None:
 )
 def test_a_token_that_makes_no_sense_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidToken, match=words):
-        parse(spell(replace(TOKEN, **changes)))  # type: ignore[arg-type]
+        parse(spell(replace(TOKEN, **changes)))

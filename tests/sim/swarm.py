@@ -15,7 +15,8 @@ from node.core.access import Access
 from node.core.cells import cell_of
 from node.core.own_records import Setting
 from node.core.spending import SpendLimits
-from node.hands import SwarmHands, dht_rules
+from node.directory_rules import dht_rules
+from node.hands import SwarmHands
 from node.history import doubt_of
 from node.policies import RoutingPolicy, SwarmPolicies
 from node.private_hands import PrivateHands

@@ -21,8 +21,8 @@ from node.core.addressbook import AddressBook
 from node.core.peerbook import BookLimits, Peerbook
 from node.core.quota import QuotaLimits
 from node.core.standings import Standings
+from node.directory_rules import dht_rules
 from node.errors import NodeError
-from node.hands import dht_rules
 from protocol import dht, hello, history, inference, limits, load
 from protocol.addresses import Address
 from protocol.advert import ModelOffer

@@ -15,7 +15,8 @@ from node.core.cells import cell_of
 from node.core.engine_state import EngineSnapshot, EngineState, ServedModel
 from node.core.prompt import OWNER, Prompt
 from node.core.strategy import DEFAULT, Strategy
-from node.hands import SwarmHands, dht_rules
+from node.directory_rules import dht_rules
+from node.hands import SwarmHands
 from node.history import doubt_of
 from node.home import Home
 from node.policies import SwarmPolicies

@@ -12,9 +12,10 @@ from libp2p.peer.id import ID
 from libp2p.protocol_muxer.exceptions import MultiselectClientError, ProtocolNotSupportedError
 from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, YAMUX_HEADER_FORMAT
 
-from node.adapters.p2p.host import BoundedTalk, P2pHost
+from node.adapters.p2p.host import P2pHost
 from node.adapters.p2p.limits import DEFAULT_LIMITS, KIB
 from node.adapters.p2p.muxer import GROWING, HardenedYamux
+from node.adapters.p2p.negotiate import BoundedTalk
 from node.errors import NodeError
 from node.ports import PeerStream
 from tests.adapters.p2p.hosts import ECHO, PATIENCE, a_pair, eventually, says

@@ -11,7 +11,8 @@ from node.adapters.p2p.host import P2pHost
 from node.adapters.p2p.routing import Namespace, P2pGossip, open_directory, open_gossip
 from node.clock import wall_us
 from node.core.access import Access
-from node.hands import SwarmHands, dht_rules
+from node.directory_rules import dht_rules
+from node.hands import SwarmHands
 from node.policies import SwarmPolicies
 from node.services.serve_peers import PeerLimits
 from protocol.addresses import Reach
