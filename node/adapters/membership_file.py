@@ -26,8 +26,7 @@ def load(file: Path) -> Membership | None:
     """Return the membership that is kept; None where the node is of the public swarm.
 
     Raises:
-        ConfigError: the file is readable by others, or damaged.
-        Unavailable: the file system refused.
+        ConfigError: the file is readable by others, or damaged, or the file system refused.
     """
     try:
         status = file.stat()
@@ -35,7 +34,7 @@ def load(file: Path) -> Membership | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Unavailable(f"cannot read {file}: {error.strerror}", remedy="check its permissions") from error
+        raise ConfigError(f"cannot read {file}: {error.strerror}", remedy="check its permissions") from error
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(
             f"other users of this machine can read {file}, which holds the key of a private swarm",

@@ -32,7 +32,8 @@ from node.places import Places
 LOG_EVENTS = 500  # the last ones: the hours before what went wrong
 LOG_BYTES = 512 * 1024  # of a log's end that are read
 SECRET_FILE_BYTES = 64 * 1024  # of files that may hold keys
-SECRET_FILES = ("identity", "key", "token", "secret", "swarm", "certificate", "invit")  # in the names of such files
+# In the names of such files.
+SECRET_FILES = ("identity", "key", "token", "secret", "swarm", "member", "administrator", "certificate", "invit")
 SECRET_FILES_IN_FOLDER = 64  # that are read of a folder so named
 SECRET_VARIABLES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")  # in the names of such variables
 SECRET_LINE = 12  # characters of a line of such a file that are worth looking for elsewhere

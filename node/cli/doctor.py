@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from node.adapters import nvml, system
+from node.adapters import membership_file, nvml, system
 from node.adapters.keystore import load
 from node.cli import control_client, doctor_engine, doctor_network
 from node.cli.options import common_options, places_of, settings_of
@@ -82,10 +82,11 @@ def examine(
     """
     try:
         settings = settings_of(where, config_file).settings
+        membership = membership_file.load(where.membership_file)
         yield Finding(subject="config", verdict=Verdict.OK, finding="valid")
     except ConfigError as error:
         yield Finding(subject="config", verdict=Verdict.FAILURE, finding=error.message, remedy=error.remedy)
-        settings = Settings()
+        settings, membership = Settings(), None
     running, node = _running(where)
     yield node
     machine = system.LocalMachine()
@@ -102,7 +103,7 @@ def examine(
     yield _clock(running)
     yield from doctor_network.ports(settings, running)
     if settings.p2p.enabled:
-        yield from doctor_network.network(settings, running, join=join, offline=offline)
+        yield from doctor_network.network(settings, running, join=join, offline=offline, membership=membership)
     yield judge_forecasts(running.get("routing", {}) if running else None)
 
 

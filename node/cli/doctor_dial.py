@@ -12,7 +12,9 @@ import trio
 
 from node.adapters.names import text_records
 from node.adapters.p2p.host import P2pHost, open_host
+from node.adapters.p2p.private import SwarmKey
 from node.core.bootstraps import Bootstraps, DnsAddr, Row, parse_dnsaddr
+from node.core.membership import Membership
 from node.errors import Unreachable, WhyNot
 from node.services.resolve import stands_for
 from node.telemetry import hush_libraries
@@ -22,18 +24,23 @@ WHOLE = 20.0  # s for all of them together: names first, then dials of 5 s side 
 AT_ONCE = 32  # dials
 
 
-def dial_all(texts: Sequence[str]) -> list[Row]:
-    """Return a row for each address and name, as `Bootstraps.facts` has them: `connected`, or why not."""
+def dial_all(texts: Sequence[str], membership: Membership | None = None) -> list[Row]:
+    """Return a row for each address and name, as `Bootstraps.facts` has them: `connected`, or why not.
+
+    Args:
+        membership: the private swarm whose key is used; None: the public swarm.
+    """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     hush_libraries()
-    return trio.run(_dial_all, texts)
+    return trio.run(_dial_all, texts, membership)
 
 
-async def _dial_all(texts: Sequence[str]) -> list[Row]:
+async def _dial_all(texts: Sequence[str], membership: Membership | None) -> list[Row]:
     addresses = [each for text in texts if (each := parse_address(text)) is not None and each.peer is not None]
     names = [each for text in texts if (each := parse_dnsaddr(text)) is not None]
     rows: list[Row] = [_unreadable(text) for text in texts if not _readable(text)]
-    async with open_host(secrets.token_bytes(32), []) as host:
+    private = None if membership is None else SwarmKey(swarm=str(membership.swarm), key=membership.key)
+    async with open_host(secrets.token_bytes(32), [], private=private) as host:
         account = Bootstraps(host.me, addresses, names)
         with trio.move_on_after(WHOLE):
             lanes = trio.CapacityLimiter(AT_ONCE)

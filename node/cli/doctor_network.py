@@ -11,6 +11,7 @@ from node.adapters import system
 from node.core.address import BindAddress
 from node.core.bootstraps import Row
 from node.core.findings import Finding, Verdict, judge_port
+from node.core.membership import Membership
 from node.core.network_findings import (
     PEER_PORT,
     judge_bootstraps,
@@ -75,16 +76,24 @@ def peer_clocks(running: Running) -> Finding | None:
     return judge_peer_clocks(running.get("clock")) if running else None
 
 
-def network(settings: Settings, running: Running, *, join: Sequence[str], offline: bool) -> Iterator[Finding]:
-    """Judge the routes, the bootstraps, and who sees this node."""
+def network(
+    settings: Settings,
+    running: Running,
+    *,
+    join: Sequence[str],
+    offline: bool,
+    membership: Membership | None = None,
+) -> Iterator[Finding]:
+    """Judge the routes, the bootstraps, and who sees this node; as one of its private swarm where it is in one."""
     ipv4, ipv6 = system.routes()
     peers = running["peers"]["connected"] if running else None
     yield judge_route(ipv4=ipv4, ipv6=ipv6, peers=peers or 0, local=_local(settings, running, join))
     rows: list[Row] = list(running.get("bootstraps", ())) if running else []
     told = {row["address"] for row in rows}
-    asked = [*join] if running else [*settings.p2p.join, *join]
+    members = () if membership is None else membership.addresses
+    asked = [*join] if running else [*settings.p2p.join, *map(str, members), *join]
     if not offline:
-        rows += look_at([text for text in asked if text not in told])
+        rows += look_at([text for text in asked if text not in told], membership)
     yield from judge_bootstraps(rows, peers=peers)
     yield from judge_reachability(running.get("reachability") if running else None)
 
@@ -104,10 +113,10 @@ def _at_loopback(text: str) -> bool:
         return False  # which is told of as a port
 
 
-def look_at(texts: Sequence[str]) -> list[Row]:
+def look_at(texts: Sequence[str], membership: Membership | None = None) -> list[Row]:
     """Dial each of these as a node would; return a row for each, as a node's status has."""
     if not texts:
         return []
     from node.cli.doctor_dial import dial_all  # noqa: PLC0415 -- a second of imports that a running node saves
 
-    return dial_all(texts)
+    return dial_all(texts, membership)

@@ -57,7 +57,6 @@ def settings_of(where: Places, config_file: Path | None, command_line: Mapping[s
 
     Raises:
         ConfigError: a named file that is not there, or anything wrong in it, or in the membership of a private swarm.
-        Unavailable: a file cannot be read.
     """
     file = config_file or where.config_file
     try:

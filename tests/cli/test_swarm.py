@@ -3,18 +3,20 @@
 import io
 import json
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from node.adapters import membership_file
+from node.cli.bundle import secrets_of
 from node.cli.main import run
-from node.core.membership import Members
+from node.core.membership import Members, Membership
+from node.core.redaction import Redactor
 from node.places import places
 from protocol.ids import PeerId
 from protocol.membership import open_certificate
-from protocol.token import parse
+from protocol.token import Token, parse, spell
 from tests.cli.conftest import CannedNode
 
 Metainf = Callable[..., tuple[int, str, str]]
@@ -241,3 +243,46 @@ def test_a_setting_that_names_another_swarm_is_told_of(metainf: Metainf, data_di
     code, _, err = metainf("config", "validate")
     assert code == 78
     assert "metainf swarm leave" in err
+
+
+def test_doctor_dials_a_private_swarms_nodes_with_its_key(
+    metainf: Metainf, another: Metainf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invited = made(metainf)
+    assert another("swarm", "join", str(invited["token"]))[0] == 0
+    dialled: list[tuple[list[str], object]] = []
+
+    def look_at(texts: Sequence[str], membership: Membership | None = None) -> list[dict[str, object]]:
+        dialled.append((list(texts), None if membership is None else membership.swarm))
+        return []
+
+    monkeypatch.setattr("node.cli.doctor_network.look_at", look_at)
+    another("doctor", "--json")
+    assert [(texts, str(swarm)) for texts, swarm in dialled] == [([ADDRESS], invited["swarm"])]
+
+
+def test_a_report_for_others_has_no_key_of_the_swarm(metainf: Metainf, data_dir: Path, tmp_path: Path) -> None:
+    made(metainf)
+    where = places({}, uid=0, data_dir=data_dir)
+    membership = membership_file.load(where.membership_file)
+    assert membership is not None
+    secrets = secrets_of(where, None)
+    kept = json.loads(where.membership_file.read_text())
+    assert {kept["key"], kept["certificate"]} <= secrets
+    pem = where.administrator_file(membership.swarm).read_text().splitlines()[1]
+    assert pem in secrets
+    shown = Redactor(secrets).text(f"it joined with {spell_of(membership)} and {kept['key']}")
+    assert kept["key"] not in shown
+    assert "metainf-join-" not in shown.replace("metainf-join-<hidden>", "")
+
+
+def spell_of(membership: Membership) -> str:
+    return spell(
+        Token(
+            version=1,
+            swarm=membership.swarm,
+            administrator=membership.administrator,
+            key=membership.key,
+            addresses=(ADDRESS,),
+        )
+    )
