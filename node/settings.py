@@ -246,8 +246,7 @@ class Effective:
     def rows(self) -> Iterator[tuple[str, object, str]]:
         """Yield (dotted key, value, source) for every setting, secrets hidden."""
         for key, value in _leaves(msgspec.to_builtins(self.settings)):
-            shown = "(hidden)" if value and key in SECRETS else value
-            yield key, shown, self.sources.get(key, "default")
+            yield key, "(hidden)" if value and key in SECRETS else value, self.sources.get(key, "default")
 
 
 SECRETS = frozenset({"engine.url_key"})

@@ -33,7 +33,7 @@ from node.adapters.p2p.dialer import dial_any, patience_for
 from node.adapters.p2p.gate import Gate, Ticket
 from node.adapters.p2p.limits import P2pLimits
 from node.adapters.p2p.origin import Origin, Origins
-from node.adapters.p2p.private import of_another_key, unlike
+from node.adapters.p2p.private import Strangers, unlike
 from node.adapters.p2p.tcp import Tcp, TcpStream, unreachable, words
 from node.adapters.p2p.workarounds import Workaround
 from node.errors import Unreachable, WhyNot
@@ -62,20 +62,13 @@ class HardenedSwarm(Swarm):
     Args:
         identity: this node.
         upgrader: how sockets become multiplexed, authenticated connections.
-        private: whether that takes a private swarm's key.
     """
 
     def __init__(
-        self,
-        identity: ID,
-        upgrader: TransportUpgrader,
-        *,
-        limits: P2pLimits,
-        disabled: AbstractSet[Workaround],
-        private: bool = False,
+        self, identity: ID, upgrader: TransportUpgrader, *, limits: P2pLimits, disabled: AbstractSet[Workaround]
     ) -> None:
-        self.strangers = 0  # handshakes that others began with another key than ours
-        self._private = private
+        self.strangers = Strangers()
+        self.private = False  # whether a handshake takes a private swarm's key
         self.limits = limits
         self.disabled = disabled
         self.tcp = Tcp(disabled)
@@ -161,8 +154,7 @@ class HardenedSwarm(Swarm):
             try:
                 muxed = await self.upgrade_inbound_raw_conn(RawConnection(stream, False, _kind(stream)), maddr)
             except (BaseLibp2pError, SwarmException) as error:
-                if of_another_key(error):
-                    self._note_stranger(stream)
+                self.strangers.note(error, stream)
                 return  # no peer of ours: a scanner, another network, one that gave up
         if muxed is None:
             return
@@ -180,16 +172,6 @@ class HardenedSwarm(Swarm):
         log.debug("p2p.complaint", peer=str(peer), reason=reason)
         if self.gate.complain(peer, origin, trio.current_time()):
             log.info("p2p.peer_banned", peer=str(peer), reason=reason)
-
-    def _note_stranger(self, stream: ReadWriteCloser) -> None:
-        self.strangers += 1
-        if self.strangers == 1:  # the rest is counted: whoever has the wrong key tries again and again
-            remote = stream.get_remote_address()
-            log.warning(
-                "p2p.other_key",
-                origin=None if remote is None else remote[0],
-                likely_cause="a node there has another swarm's key, or one from before a rotation",
-            )
 
     def _trim_connections(self, peer_id: ID) -> None:
         """Close the oldest connections with a peer that has too many: the newest is the one it believes in."""
@@ -277,7 +259,7 @@ class HardenedSwarm(Swarm):
                 return await self.caller(peer_id, address)
             return await self.dial_addr(Multiaddr(str(address)), peer_id)
         except (BaseLibp2pError, SwarmException) as error:
-            raise unlike(error, private=self._private) or unreachable(error) from error
+            raise unlike(error, private=self.private) or unreachable(error) from error
 
     async def _dial(self, peer_id: ID) -> INetConn:
         dial_one = partial(self._dial_one, peer_id)

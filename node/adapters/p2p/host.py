@@ -151,7 +151,7 @@ class P2pHost:
 
     def strangers(self) -> int:
         """See `node.membership_ports.Doors`."""
-        return self.swarm.strangers
+        return self.swarm.strangers.count
 
     def _note(self) -> None:
         self._moved.set()
@@ -367,7 +367,8 @@ def _build(
     upgrader = TransportUpgrader(security, {}, limits.negotiate_seconds)
     upgrader.muxer_multistream = YamuxOnly(limits, disabled)
     identity = ID.from_pubkey(keys.public_key)
-    swarm = HardenedSwarm(identity, upgrader, limits=limits, disabled=disabled, private=private)
+    swarm = HardenedSwarm(identity, upgrader, limits=limits, disabled=disabled)
+    swarm.private = private
     swarm.peerstore.add_key_pair(identity, keys)
     # No resource manager: its bounds are for everybody together, so that one stranger exhausts them. See `gate`.
     kind = WaitingHost if private else BasicHost

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from libp2p.abc import INetStream, IRawConnection, ISecureConn
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.host.basic_host import BasicHost
+from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import IOException
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
@@ -25,6 +27,8 @@ from noise.connection import NoiseConnection
 from node.adapters.p2p.negotiate import NotOffered
 from node.errors import OtherSwarm, WhyNot
 from protocol.hello import PROTOCOL_ID as HELLO
+
+log = structlog.get_logger(__name__)
 
 # The name says the handshake and no swarm: to a stranger all private swarms look alike.
 PRIVATE_NOISE: Final = TProtocol("/metainf/noise-xxpsk0/1")
@@ -97,9 +101,24 @@ class PrivateNoise(Transport):
         )
 
 
-def of_another_key(error: BaseException) -> bool:
-    """Tell whether a handshake that others began failed because their key is not ours."""
-    return any(isinstance(each, _KeyMismatch) for each in _causes(error))
+class Strangers:
+    """Counts handshakes that others began with another key than ours."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self, error: BaseException, stream: ReadWriteCloser) -> None:
+        """Look whether an inbound handshake failed for that; the log tells of the first alone, for they try again."""
+        if not any(isinstance(each, _KeyMismatch) for each in _causes(error)):
+            return
+        self.count += 1
+        if self.count == 1:
+            remote = stream.get_remote_address()
+            log.warning(
+                "p2p.other_key",
+                origin=None if remote is None else remote[0],
+                likely_cause="a node there has another swarm's key, or one from before a rotation",
+            )
 
 
 def unlike(error: BaseException, *, private: bool) -> OtherSwarm | None:
