@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 LOOK: Final = 0.5  # s between two looks at who is there to be asked
 ANSWER: Final = 12.0  # s for an answer: the greeting, a dial that fails, the way there and back
-KNOCK: Final = 4.0  # s for one dial: a round trip to the other side of the world takes 0.3 s
+KNOCK: Final = 3.0  # s for one dial: a round trip to the other side of the world takes 0.3 s
 SELDOM: Final = 20.0  # s between two questions of one peer that are answered by dialling
 AT_ONCE: Final = 4  # questions that are answered so together
 REMEMBERED: Final = 1024  # peers that have asked

@@ -18,8 +18,8 @@ log = structlog.get_logger(__name__)
 
 LOOK: Final = 0.5  # s between two looks at who is behind a relay
 # s before each try, the last again and again: of two routers that let nobody in, none will in an hour either, but one
-# may be restarted, or its owner forward a port.
-DELAYS: Final = (0.5, 10.0, 60.0, 600.0)
+# may be restarted, or its owner forward a port. The second is soon: at first an end may not know yet where it is seen.
+DELAYS: Final = (0.5, 3.0, 10.0, 60.0, 600.0)
 AT_ONCE: Final = 4  # tries: each dials two addresses for seconds
 
 

@@ -49,7 +49,7 @@ class Puncher:
         self._swarm = host.swarm
         self._limits = limits
         self._ours: tuple[Address, ...] = ()
-        self._asked_at: dict[PeerId, float] = {}
+        self._met_at: dict[PeerId, float] = {}  # peers that asked for it, and when it came to dialling
         host.serve_bytes(DCUTR, self._asked)
 
     def believe(self, addresses: Sequence[Address]) -> None:
@@ -75,6 +75,8 @@ class Puncher:
 
     async def _agree(self, relayed: INetConn) -> tuple[tuple[Address, ...], float]:
         """Agree on the moment; return where to dial, and in how many seconds."""
+        if not self._ours:
+            raise Unreachable("nobody has told this node yet where it is seen")
         stream: Muxed | None = None
         try:
             with trio.move_on_after(self._limits.step_seconds):
@@ -96,19 +98,19 @@ class Puncher:
     async def _asked(self, connection: INetConn, stream: Muxed) -> None:
         identity = connection.muxed_conn.peer_id
         peer, now = peer_of(identity), trio.current_time()
-        if peer is None or relay_of(connection) is None or self._asked_at.get(peer, -SELDOM) + SELDOM > now:
+        if peer is None or relay_of(connection) is None or self._met_at.get(peer, -SELDOM) + SELDOM > now:
             return
-        self._asked_at.pop(peer, None)
-        self._asked_at[peer] = now
-        if len(self._asked_at) > REMEMBERED:
-            del self._asked_at[next(iter(self._asked_at))]
         theirs: tuple[Address, ...] = ()
         with trio.move_on_after(self._limits.step_seconds):
             asked = await hear(stream, DCUTR)
             await stream.tell(spoken(Words(said=Said.CONNECT, addresses=self._ours), DCUTR))
             if (await hear(stream, DCUTR)).said is Said.SYNC:
                 theirs = _worth_dialling(asked.addresses)
-        if theirs:
+        if theirs and self._ours:
+            self._met_at.pop(peer, None)
+            self._met_at[peer] = now
+            if len(self._met_at) > REMEMBERED:
+                del self._met_at[next(iter(self._met_at))]
             await self._meet(identity, theirs, first=True)
 
     async def _meet(self, identity: ID, theirs: Sequence[Address], *, first: bool) -> None:
