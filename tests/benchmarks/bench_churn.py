@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
@@ -257,6 +258,17 @@ def real(plan: Plan, *, out: Path | None, seed: int) -> Seen:
     return seen
 
 
+def together(series: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+    """Return one series for each run, the mean of its nodes: what happens in a swarm happens to all of them at once."""
+    runs: dict[str, list[Sequence[tuple[float, float]]]] = {}
+    for name, samples in series.items():
+        runs.setdefault(name.partition("/")[0], []).append(samples)
+    return {
+        run: [(row[0][0], fmean(value for _, value in row)) for row in zip(*nodes, strict=True)]
+        for run, nodes in runs.items()
+    }
+
+
 def line(name: str, found: Slope, bound: float) -> str:
     """Return what is told of one slope."""
     interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
@@ -283,8 +295,8 @@ def told_of_day(day: Day, plan: Plan) -> tuple[list[str], bool]:
 def told_of_daemons(seen: Seen, plan: Plan) -> tuple[list[str], bool]:
     """Return the lines about the daemons, and whether they failed."""
     # Each neighbour is a descriptor and some tasks: that there are more of them now is no leak.
-    peers = seen.samples[PEERS]
-    found = {name: slope(without(seen.samples[name], peers)) for name in BOUNDS}
+    peers = together(seen.samples[PEERS])
+    found = {name: slope(without(together(seen.samples[name]), peers)) for name in BOUNDS}
     lines = [
         f"{seen.seconds / 60:.1f} minutes in {seen.runs} runs, {plan.nodes} daemons, {plan.stay} of them stay,"
         f" events: {dict(sorted(seen.events.items()))}",

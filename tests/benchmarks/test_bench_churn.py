@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.bench_churn import QUICK, real, told_of_daemons
+from tests.benchmarks.bench_churn import QUICK, real, together, told_of_daemons
 from tests.benchmarks.churn_day import live
 from tests.benchmarks.slopes import slope, without
 
@@ -43,6 +43,11 @@ def test_what_follows_a_known_cause_is_no_growth() -> None:
     raw, found = slope({"a": leak}), slope(without({"a": leak}, {"a": cause}))
     assert found.low < 3.0 < found.high
     assert found.high - found.low < (raw.high - raw.low) / 3
+
+
+def test_nodes_of_one_run_are_one_series() -> None:
+    seen = together({"0/a": [(0.0, 1.0), (1.0, 3.0)], "0/b": [(0.0, 3.0), (1.0, 5.0)], "1/a": [(0.0, 7.0)]})
+    assert seen == {"0": [(0.0, 2.0), (1.0, 4.0)], "1": [(0.0, 7.0)]}
 
 
 def test_of_too_little_nothing_is_said() -> None:
