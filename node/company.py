@@ -43,6 +43,7 @@ from protocol import inference, load
 from protocol.advert import ModelOffer
 from protocol.hello import Part, PartCode, Settled
 from protocol.ids import ContentDigest, PeerId
+from protocol.membership import MemberRole
 from protocol.performance import PERFORMANCE
 
 log = structlog.get_logger(__name__)
@@ -108,7 +109,13 @@ class Company:
         )
         self.replication = self._make_replication()
         self.reaching = reaching_of(
-            hands, among, book=self.book, greeter=self._greeter, announcer=self._announcer, luck=home.luck
+            hands,
+            among,
+            book=self.book,
+            greeter=self._greeter,
+            announcer=self._announcer,
+            may_relay=lambda peer: self.circle.may(peer, MemberRole.RELAY),
+            luck=home.luck,
         )
 
     async def run(self) -> None:

@@ -32,7 +32,8 @@ class Around:
     """What is asked of the rest of the node.
 
     Attributes:
-        members: who is in the swarm. advert: what one says of itself. settled: what one that has greeted speaks.
+        members: who is in the swarm, and may lend circuits.
+        advert: what one says of itself. settled: what one that has greeted speaks.
         met: whether one has greeted; waits for it.
         announce: called when what is told of this node may have changed.
     """
@@ -167,16 +168,21 @@ class Reaching:
         self._company.announce()
 
 
-def reaching_of(
+def reaching_of(  # noqa: PLR0913 -- each is one capability
     hands: SwarmHands,
     among: SwarmPolicies,
     *,
     book: Peerbook,
     greeter: Greeter,
     announcer: Announcer,
+    may_relay: Callable[[PeerId], bool],
     luck: Callable[[], float],
 ) -> Reaching | NoReaching:
-    """Return the services of a node among others, as far as its hands know of relays."""
+    """Return the services of a node among others, as far as its hands know of relays.
+
+    Args:
+        may_relay: who, this node included, may lend circuits: in a private swarm a certificate says so.
+    """
     if hands.ways is None:
         return NoReaching()
 
@@ -185,7 +191,7 @@ def reaching_of(
         return None if signed is None else signed.body
 
     around = Around(
-        members=lambda: book.members(trio.current_time()),
+        members=lambda: filter(may_relay, book.members(trio.current_time())),
         advert=advert,
         settled=greeter.settled,
         met=greeter.met,
@@ -193,4 +199,5 @@ def reaching_of(
         luck=luck,
     )
     network = hands.network
-    return Reaching(network, network, hands.ways, around, willing=among.relay, announced=bool(among.announce))
+    willing = among.relay and may_relay(network.me)
+    return Reaching(network, network, hands.ways, around, willing=willing, announced=bool(among.announce))

@@ -20,7 +20,6 @@ from protocol.ids import InvalidId, PeerId
 from protocol.membership import MemberRole
 
 ROLES: Final = tuple(sorted(role.value for role in MemberRole))
-USUAL: Final = (MemberRole.ASK.value, MemberRole.OBSERVE.value, MemberRole.SERVE.value)
 TOKEN_READ: Final = 16 << 10  # characters of standard input that a token may be somewhere in
 RESTART: Final = "restart the node, if it runs: it reads this at its start"
 _LIFE = re.compile(r"(\d{1,4})([hdw])", re.ASCII)
@@ -90,7 +89,7 @@ def create(name: str, data_dir: Path | None, as_json: bool) -> None:
 
 
 @swarm.command()
-@click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="May be repeated. [ask, observe, serve]")
+@click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="May be repeated; default: every one.")
 @click.option("--expires", "life", type=Life(), default="90d", show_default=True, metavar="TIME", help="12h, 30d, 8w.")
 @click.option("--peer", metavar="PEER", help="For the node of this peer id alone: of no use to anybody else.")
 @address_option
@@ -112,7 +111,7 @@ def invite(
     where = places_of(data_dir)
     invited = founding.invite(
         where,
-        roles=roles or USUAL,
+        roles=roles or ROLES,
         life_us=life,
         addresses=addresses or _reached(where),
         peer=None if peer is None else _peer(peer),
