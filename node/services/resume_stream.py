@@ -26,6 +26,7 @@ EVENT_BYTES = 4 * 1024 * 1024  # of one that is waited for: the first holds the 
 BUSY = frozenset({429})  # refusals that pass soon: an engine that loads takes half a minute
 # As do those of a moment in which everybody failed lately: the first of them is tried again within seconds.
 SET_ASIDE = frozenset({"failed", "hung", "probing", "unreachable"})
+LOST_FOR = 10.0  # s that a model whose server was here a moment ago may be known to nobody: its ways to us change
 AGAIN = 0.5  # s between askings while all are busy: what a client notices as a pause anyway
 # Of one event: slower than that for so long comes from nobody who still serves. A token's event is some 300 bytes.
 SLOWEST, SLOWEST_FOR = 64.0, 5.0  # bytes a second, s
@@ -237,7 +238,8 @@ class Followed:
         """Have somebody go on; return why nobody does, "" where the first bytes of that are here."""
         await self._stack.aclose()
         self._left = True
-        until = self._means.clock() + self._means.limits.patience
+        began = self._means.clock()
+        until = began + self._means.limits.patience
         reason = "it was tried too often"
         while self._tries < ATTEMPT_MAX:
             try:
@@ -246,7 +248,7 @@ class Followed:
                 reason = _said(error)
                 self._means.tally.hidden_refused += isinstance(error, Refused)
                 self._means.tally.hidden_failed += isinstance(error, Broken)
-                if isinstance(error, Refused) and not _passes(error.refusal):
+                if isinstance(error, Refused) and not _passes(error.refusal, self._means.clock() - began):
                     break
                 self._tries += isinstance(error, Broken)
             else:
@@ -292,7 +294,9 @@ class Followed:
         log.info(event, request_id=self._prompt.request_id, tokens=len(told.ids), tries=self._tries)
 
 
-def _passes(refusal: Refusal) -> bool:
+def _passes(refusal: Refusal, waited: float) -> bool:
+    if refusal.status == HTTPStatus.NOT_FOUND:
+        return waited < LOST_FOR
     return refusal.status in BUSY or refusal.code in SET_ASIDE
 
 

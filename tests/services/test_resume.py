@@ -587,7 +587,7 @@ def test_it_waits_no_longer_than_it_has_patience_or_the_prompt_has_time() -> Non
 
 
 def test_a_refusal_that_does_not_pass_ends_it() -> None:
-    stage = refusing(1000, status=404)
+    stage = refusing(1000, status=403)
     assert "later" in run_to_break(stage, prompt())[1].message
     assert stage.replica.counts().hidden_refused == 1
 

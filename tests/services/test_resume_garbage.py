@@ -213,3 +213,13 @@ def test_where_everybody_failed_lately_it_waits_for_the_first_who_is_tried_again
         same(heard(run(stage, prompt())), heard(whole(TokenEngine(WORDS), prompt())))
     else:
         assert "None can be asked now" in run_to_break(stage, prompt())[1].message
+
+
+@pytest.mark.parametrize(("times", "comes_back"), [(12, True), (30, False)])
+def test_a_model_that_nobody_knows_for_a_moment_is_waited_for_and_not_for_long(times: int, *, comes_back: bool) -> None:
+    stage = Stage([TokenEngine(WORDS)], [3000])
+    stage.replica = ResumingReplica(Barred(stage.inner, times, None, status=404), room=lambda _: 1000)
+    if comes_back:
+        same(heard(run(stage, prompt())), heard(whole(TokenEngine(WORDS), prompt())))
+    else:
+        assert "None can be asked now" in run_to_break(stage, prompt())[1].message
