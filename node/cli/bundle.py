@@ -84,8 +84,12 @@ def bundle(
     click.echo(f"{target.absolute()}")
     for name in parts:
         click.echo(f"  {name:<14} {CONTENTS[name]}")
-    kept = "IP addresses and host names are in it, as you asked" if addresses else "IP addresses and host names are not"
-    click.echo(f"Keys, tokens and prompts were taken out; {kept}. Look into it before you send it.")
+    gone = "Keys, tokens and prompts were taken out" + (
+        "; IP addresses and host names are in it, as you asked."
+        if addresses
+        else ", and so were IP addresses and host names."
+    )
+    click.echo(f"{gone} Look into it before you send it.")
 
 
 def secrets_of(where: Places, config_file: Path | None) -> set[str]:
