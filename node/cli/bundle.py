@@ -99,8 +99,8 @@ def secrets_of(where: Places, config_file: Path | None) -> set[str]:
         settings = settings_of(where, config_file).settings
         found |= {secret for secret in (settings.engine.url_key,) if secret}
         found |= {key.sha256 for key in settings.api.keys}
-    except ConfigError:
-        pass  # which the doctor's part tells of
+    except ConfigError:  # the doctor's part tells of it; what cannot be told apart is all secret
+        found |= set(_lines(config_file or where.config_file))
     for folder in {where.data, where.config_file.parent}:
         for each in folder.iterdir() if folder.is_dir() else ():
             if any(word in each.name.lower() for word in SECRET_FILES):

@@ -64,7 +64,7 @@ def test_a_report_helps_and_tells_nothing_that_is_nobody_s_business(tmp_path: Pa
         assert answer.status_code == 200
         eventually(lambda: node.status()["requests"]["served"] >= 1, within=10, what="a served prompt")
         (node.data / "swarm").mkdir()  # what a private swarm's files may look like
-        (node.data / "swarm" / "membership.json").write_text(json.dumps({"key": SWARM_KEY, "member": node.peer_id}))
+        (node.data / "swarm" / "lab.administrator.pem").write_text(json.dumps({"key": SWARM_KEY, "of": node.peer_id}))
         identity = (node.data / "identity.pem").read_text().splitlines()[1]
         # What no log should ever hold, in case one does.
         log = node.data / "state" / "logs" / "node.log"
