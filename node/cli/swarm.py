@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime
@@ -92,6 +93,7 @@ def create(name: str, data_dir: Path | None, as_json: bool) -> None:
 @click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="May be repeated; default: every one.")
 @click.option("--expires", "life", type=Life(), default="90d", show_default=True, metavar="TIME", help="12h, 30d, 8w.")
 @click.option("--peer", metavar="PEER", help="For the node of this peer id alone: of no use to anybody else.")
+@click.option("--qr", is_flag=True, help="Draw the token as a QR code, too.")
 @address_option
 @data_dir_option
 @json_option
@@ -99,6 +101,7 @@ def invite(
     roles: tuple[str, ...],
     life: int,
     peer: str | None,
+    qr: bool,
     addresses: tuple[str, ...],
     data_dir: Path | None,
     as_json: bool,
@@ -119,6 +122,8 @@ def invite(
     _print_token(invited, as_json)
     if as_json:
         return
+    if qr:
+        _draw(invited.token)
     whose = "the node that it names" if invited.peer else "whoever has it"
     click.echo(
         f"{whose} can join {invited.swarm} with it until {_day(invited.until)}: {', '.join(invited.roles)}", err=True
@@ -267,6 +272,17 @@ def _print_token(invited: Invited, as_json: bool) -> None:
         "peer": None if invited.peer is None else str(invited.peer),
     }
     click.echo(json.dumps(facts))
+
+
+def _draw(token: str) -> None:
+    """Draw a token where it fits: a code with its lines broken is read by nothing."""
+    from node.adapters import qr  # noqa: PLC0415 -- for this alone
+
+    wanted, there = qr.columns(token), shutil.get_terminal_size().columns
+    if there < wanted:
+        click.echo(f"the code takes {wanted} columns and this terminal has {there}: make it wider", err=True)
+    else:
+        click.echo(qr.drawn(token), nl=False)
 
 
 def _typed() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.adapters import membership_file
+from node.adapters import membership_file, qr
 from node.cli.bundle import secrets_of
 from node.cli.main import run
 from node.core.membership import Members, Membership
@@ -67,6 +67,19 @@ def test_a_name_that_will_not_do_is_told_so(metainf: Metainf, name: str) -> None
     code, _, err = metainf("swarm", "create", name)
     assert code == 78
     assert "cannot name a swarm" in err
+
+
+def test_a_token_is_drawn_where_it_fits(metainf: Metainf, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(metainf)
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = metainf("swarm", "invite", "--address", ADDRESS, "--qr")
+    token, *lines = out.splitlines()
+    assert code == 0
+    assert lines == qr.drawn(token).splitlines()
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = metainf("swarm", "invite", "--address", ADDRESS, "--qr")
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert "this terminal has 80: make it wider" in err
 
 
 def test_a_stranger_joins_with_a_token_and_needs_nobody(metainf: Metainf, another: Metainf, tmp_path: Path) -> None:
