@@ -55,6 +55,7 @@ def test_of_too_little_nothing_is_said() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 def test_half_an_hour_of_churn_in_virtual_time_leaves_no_ghost_and_no_tasks() -> None:
     day = live(nodes=4, hours=0.6, every=40.0)
     assert day.looks > 100
@@ -66,6 +67,7 @@ def test_half_an_hour_of_churn_in_virtual_time_leaves_no_ghost_and_no_tasks() ->
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 @pytest.mark.libp2p
 def test_the_short_form_runs_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     out = tmp_path / "samples.jsonl"

@@ -40,6 +40,7 @@ def test_a_prompt_that_failed_is_told() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 @pytest.mark.libp2p
 def test_the_short_form_runs_and_honest_peers_go_on() -> None:
     if (reason := why_not()) is not None:

@@ -9,6 +9,7 @@ from tests.benchmarks.bench_history_swarm import main
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 def test_the_short_form_runs_and_tells_of_every_part(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     assert main(["--quick", "--json", str(out)]) == 0

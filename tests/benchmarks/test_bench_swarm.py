@@ -30,6 +30,7 @@ def test_a_way_is_set_against_the_engine_alone_in_the_same_round() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 def test_the_instant_engine_keeps_the_pace_and_the_size_that_a_prompt_names() -> None:
     with instant_engine(gap_ms=500.0) as (port, _):
         common = {"url": f"http://127.0.0.1:{port}", "model": MODEL, "concurrency": 1, "seconds": 0.05}
@@ -44,6 +45,7 @@ def test_the_instant_engine_keeps_the_pace_and_the_size_that_a_prompt_names() ->
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 def test_the_short_form_measures_every_way_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     plan = Plan(kinds=("short answer", "stream unpaced", "bulk answer"), most=16, rounds=1, seconds=0.1)

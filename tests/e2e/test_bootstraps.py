@@ -18,7 +18,7 @@ from tests.e2e.bootstraps import dead_port, garbage, hanging
 from tests.e2e.children import eventually, started
 from tests.e2e.daemon import CHECKOUT, Daemon, metainf, running_node
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.daemons]
 
 NAME_SERVER = CHECKOUT / "tests" / "fakes" / "name_server.py"
 JOINED_S = 5.0  # from `ready`, at which the API answers, to the first peer

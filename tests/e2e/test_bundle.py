@@ -16,7 +16,7 @@ from tests.e2e.children import eventually
 from tests.e2e.daemon import CHECKOUT, NODE_KEY, Daemon, environment, key_section, metainf, node_over_stub
 from tests.fakes.stub_launch import MODEL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.daemons]
 
 PROMPT = "the-diary-of-a-person-nobody-else-may-read"
 URL_KEY = "key-of-an-upstream-server"

@@ -17,7 +17,7 @@ from tests.e2e.bootstraps import dead_port, hanging
 from tests.e2e.children import eventually
 from tests.e2e.daemon import CHECKOUT, Daemon, environment, running_node
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.daemons]
 
 SEEN_S = 20.0  # until a daemon knows what is wrong: a dial takes 5 s at most, a greeting as long
 TEN_MINUTES = 600

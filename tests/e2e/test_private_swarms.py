@@ -20,7 +20,7 @@ from tests.e2e.children import eventually
 from tests.e2e.daemon import CHECKOUT, STATUS_S, Daemon, environment, metainf, node_over_stub, running_node
 from tests.e2e.test_swarm import MEET_S, post, served_by, serving_peers, wait_until_known
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.daemons]
 
 OUT_S = 30.0  # from a revocation's being published until nobody has anything to do with the member
 APART_S = 20.0  # that those who must not meet are watched

@@ -22,6 +22,7 @@ from tests.e2e.test_swarm import wait_until_known
 WHY_NOT = why_not()
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.daemons,
     pytest.mark.skipif(WHY_NOT is not None, reason=f"no routers: {WHY_NOT}"),
 ]
 
