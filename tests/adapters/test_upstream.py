@@ -4,7 +4,7 @@ import datetime
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -223,6 +223,27 @@ async def test_silence_is_broken_by_each_deadline(kept: bool, nursery: trio.Nurs
             with pytest.raises(Broken, match=r"gave no answer|fell silent|does not read"):
                 await ask(pool, port, body)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_head_comes_together_in_good_time_however_long_it_was_waited_for() -> None:
+    """Byte by byte it would come for minutes, and look like a long prefill to everybody behind."""
+
+    async def play(stream: trio.SocketStream, number: int) -> None:
+        await read_request(stream)
+        if number:
+            await stream.send_all(b"HTTP/1.1 102 Processing\r\n\r\n")
+            await trio.sleep(3 * QUICK)
+            await stream.send_all(OK)
+            return
+        with suppress(trio.BrokenResourceError):
+            for byte in OK:
+                await stream.send_all(bytes([byte]))
+                await trio.sleep(QUICK / 10)
+
+    async with open_pool(UpstreamLimits(head_together=QUICK)) as pool, playing(play) as port:
+        with pytest.raises(Broken, match="trickles"):
+            await ask(pool, port)
+        assert (await ask(pool, port))[0] == 200
 
 
 async def test_a_wait_is_not_cut_short_by_a_deadline_that_was_met_before(nursery: trio.Nursery) -> None:

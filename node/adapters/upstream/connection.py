@@ -43,6 +43,8 @@ class UpstreamLimits:
         send_stall: without the server taking a byte of the request.
         head_seconds, body_idle_seconds: for the head, and between two pieces of a body. A prefill may take minutes
             before either; whether the engine is alive is watched elsewhere, this is the last resort.
+        head_together: for the rest of a head whose first byte is here. Engines say a head in one piece: one that says
+            it byte by byte is as good as silent, and nobody behind could tell that from a long prefill.
         head_bytes: of an answer's head; vLLM's are some 200.
     """
 
@@ -53,6 +55,7 @@ class UpstreamLimits:
     send_stall: float = 30.0
     head_seconds: float = 600.0
     body_idle_seconds: float = 600.0
+    head_together: float = 5.0
     head_bytes: int = 64 * 1024
 
 
@@ -84,6 +87,7 @@ class Connection:
         self._raw_headers: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._head_done = False
+        self._in_head = False  # of its beginning something is here
         self._ended = False  # the message's end was seen
         self._overrun = False  # more came than the answer
         self._broken: Broken | None = None
@@ -123,11 +127,20 @@ class Connection:
             raise Broken("The engine does not read what it is sent.") from error
         except (OSError, trio.BrokenResourceError):
             self._asked_whole = False  # it may have answered before it had read all, a refusal for instance
-        until = self._now() + self._limits.head_seconds
+        await self._read_head()
+
+    async def _read_head(self) -> None:
+        until, together = self._now() + self._limits.head_seconds, inf
         try:
             while not self._head_done:
-                await self._read(until)
+                await self._read(min(until, together))
+                if not self._in_head:
+                    together = inf  # a kin of 100 Continue is over, and the answer's head has not begun
+                elif together == inf:
+                    together = self._now() + self._limits.head_together
         except trio.TooSlowError as error:
+            if together < until:
+                raise Broken("The engine's answer trickles in, a few bytes a second.") from error
             raise Broken(f"The engine gave no answer in {self._limits.head_seconds:.0f} s.") from error
 
     async def receive(self) -> bytes:
@@ -186,6 +199,7 @@ class Connection:
     # The parser calls these by name.
 
     def on_message_begin(self) -> None:  # noqa: D102
+        self._in_head = True
         if self._ended:
             self._overrun = True
 
@@ -196,6 +210,7 @@ class Connection:
                 self._raw_headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:  # noqa: D102
+        self._in_head = False
         status = self._parser.get_status_code()
         if self._ended or status < 200:
             self._raw_headers = []  # 100 Continue and its kin: the answer follows
