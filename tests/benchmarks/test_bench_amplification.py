@@ -7,6 +7,7 @@ from tests.benchmarks.bench_amplification import AFTER, BEFORE, benchmark
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 @pytest.mark.libp2p
 def test_before_a_greeting_no_question_is_answered_with_much_more_than_itself() -> None:
     rows = trio.run(benchmark, 200)

@@ -134,6 +134,7 @@ def test_a_trickling_engine_says_little(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 def test_nothing_is_lost_while_most_of_a_swarm_dies_hangs_or_raves(tmp_path: Path) -> None:
     found = run(QUICK, 1, tmp_path)
     print(show(QUICK, found))

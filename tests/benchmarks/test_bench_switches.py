@@ -18,6 +18,7 @@ def test_what_is_lost_and_what_is_done_twice_is_counted() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 def test_nothing_is_lost_or_done_twice_while_a_lone_node_restarts_its_engine() -> None:
     plan = replace(QUICK, first=False)
     report = run(plan)
@@ -27,6 +28,7 @@ def test_nothing_is_lost_or_done_twice_while_a_lone_node_restarts_its_engine() -
 
 
 @pytest.mark.slow
+@pytest.mark.daemons
 def test_nothing_is_lost_or_done_twice_in_a_swarm_of_three() -> None:
     plan = replace(QUICK, nodes=3, first=False)
     report = run(plan)

@@ -14,7 +14,7 @@ from tests.e2e.children import eventually
 from tests.e2e.histories import Swarm, lacking
 from tests.e2e.namespaces import two_halves, why_not
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.daemons]
 
 NAMES = ("a", "b", "c", "d")
 RECORDS = 40  # of each node
